@@ -1,0 +1,1 @@
+"""What every layer may use: registry, messages, labels, preprocessing, checkpoints."""

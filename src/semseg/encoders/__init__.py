@@ -1,0 +1,1 @@
+"""Trunks: one contract, timm behind it, and the paper-faithful ones timm lacks."""

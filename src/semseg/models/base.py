@@ -1,0 +1,234 @@
+"""What every network promises, and how it enters the list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semseg.core import checks
+from semseg.core.preprocess import IMAGENET, Preprocessing
+from semseg.core.registry import Registry
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""``(logits (N, K, H, W), target (N, H, W)) -> scalar``; made by :mod:`semseg.losses`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Settings every network has; a network's own config adds what its paper varies."""
+
+    num_classes: int = 21
+    """K; 1 means a binary network with one sigmoid channel."""
+
+    in_channels: int = 3
+    """Channels of the images."""
+
+    def __post_init__(self) -> None:
+        checks.check_num_classes(type(self).__name__.removesuffix("Config"), self.num_classes)
+        if self.in_channels < 1:
+            raise checks.InputError(f"in_channels must be at least 1, got {self.in_channels}")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A result as its source states it."""
+
+    dataset: str
+    miou: float
+    source: str
+    """Where the number stands: paper and table, or the authors' README."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One line of the list of networks: what was registered, and the facts the tests check."""
+
+    name: str
+    cls: type[SegmentationModel]
+    config: ModelConfig
+    """The paper's own setting."""
+    title: str
+    paper: str
+    """arXiv id (``"arXiv:1411.4038"``), or venue and DOI where there is none."""
+    year: int
+    idea: str
+    """What is new in it, in one sentence."""
+    num_params: int
+    """Trainable parameters at ``config``, from a source outside this project."""
+    repository: str | None = None
+    """The authors' code."""
+    paper_size: tuple[int, int] = (512, 512)
+    """Height and width at which the paper states its cost or trains."""
+    published: tuple[Published, ...] = ()
+    preprocessing: Preprocessing = IMAGENET
+    verified: str = "reading"
+    """How the network was compared: ``"reference output"``, ``"arithmetic"`` or ``"reading"``."""
+    small: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of a tiny network of the same structure, for tests."""
+    xfail: Mapping[str, str] = field(default_factory=dict)
+    """Contract tests this network must fail, with the reason."""
+
+    @property
+    def family(self) -> str:
+        """Folder below ``models/`` that holds the network's file."""
+        return self.cls.__module__.split(".")[2]
+
+
+class SegmentationModel(nn.Module):
+    """A network from images to class scores.
+
+    Shapes:
+        - images: ``(N, C, H, W)`` float, normalised as the entry's preprocessing says; any H, W.
+        - output: ``(N, K, H, W)`` logits, never probabilities.
+
+    A network writes :meth:`forward_heads`; the rest follows from the class facts below.
+    """
+
+    multiple_of: ClassVar[int] = 1
+    """Height and width that :meth:`forward_heads` needs are multiples of this."""
+
+    min_size: ClassVar[int] = 1
+    """Least height and width of an image."""
+
+    align_corners: ClassVar[bool] = False
+    """How the paper's network enlarges its logits bilinearly."""
+
+    aux_weights: ClassVar[Mapping[str, float]] = {}
+    """Weight in the loss of each head besides ``"logits"``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute every output a loss may want, at the network's own stride.
+
+        Args:
+            images: ``(N, C, H, W)``, H and W multiples of :attr:`multiple_of`.
+
+        Returns:
+            ``"logits"`` ``(N, K, h, w)`` and the auxiliary heads of :attr:`aux_weights`; the keys
+            do not depend on ``self.training``.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores ``(N, K, H, W)`` at the size of ``images``.
+
+        Raises:
+            InputError: wrong number of dimensions or channels, or smaller than :attr:`min_size`.
+            SettingError: integer images.
+        """
+        heads = self.forward_heads(self.pad(images))
+        return self.full_size(heads["logits"], (images.shape[-2], images.shape[-1]))
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Return checked images, grown right and below with zeros to a size the network takes."""
+        owner = type(self).__name__
+        checks.check_images(owner, images, self.config.in_channels, self.min_size)
+        height, width = images.shape[-2:]
+        if self.multiple_of == 1:
+            return images
+        return F.pad(images, (0, -width % self.multiple_of, 0, -height % self.multiple_of))
+
+    def full_size(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return a head's logits at the size ``(H, W)`` of the images before :meth:`pad`."""
+        height, width = size
+        m = self.multiple_of
+        padded = (height + -height % m, width + -width % m)
+        return self.enlarge(logits, padded)[..., :height, :width]
+
+    def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return logits at ``size``: the only place that makes a full-size K-channel tensor.
+
+        Bilinear with :attr:`align_corners`; a network whose paper enlarges otherwise overrides it.
+        """
+        if logits.shape[-2:] == size:
+            return logits
+        return F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
+
+    def loss(
+        self, heads: Mapping[str, Tensor], target: Tensor, criterion: Criterion
+    ) -> dict[str, Tensor]:
+        """Return named terms whose sum is trained on; a paper with its own objective overrides it.
+
+        Args:
+            heads: what :meth:`forward_heads` gave for the padded images.
+            target: ``(N, H, W)`` train ids of the images before padding.
+            criterion: the loss of the recipe.
+
+        Returns:
+            ``"logits"`` and one weighted scalar per auxiliary head.
+        """
+        size = (target.shape[-2], target.shape[-1])
+        terms = {"logits": criterion(self.full_size(heads["logits"], size), target)}
+        for name, weight in self.aux_weights.items():
+            terms[name] = weight * criterion(self.full_size(heads[name], size), target)
+        return terms
+
+    def load_pretrained(self, source: bool | str | Path = True) -> None:
+        """Load published trunk weights into this network.
+
+        Args:
+            source: ``True`` for the published place, or a local file of the same weights.
+
+        Raises:
+            InputError: the network has no trunk with published weights.
+        """
+        encoder = getattr(self, "encoder", None)
+        if encoder is None or not hasattr(encoder, "load_pretrained"):
+            raise checks.InputError(
+                f"{type(self).__name__} has no trunk with published weights; "
+                "create it without pretrained, or give weights with semseg.load"
+            )
+        encoder.load_pretrained(source)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters as ``"encoder"`` (a pretrained trunk) and ``"head"`` (the rest)."""
+        encoder = getattr(self, "encoder", None)
+        inside = {id(p) for p in encoder.parameters()} if isinstance(encoder, nn.Module) else set()
+        groups: dict[str, list[nn.Parameter]] = {"encoder": [], "head": []}
+        for parameter in self.parameters():
+            groups["encoder" if id(parameter) in inside else "head"].append(parameter)
+        return groups
+
+
+MODELS: Registry[Entry] = Registry("network", "semseg.models")
+
+
+def register(
+    name: str, config: ModelConfig, **facts: Any
+) -> Callable[[type[SegmentationModel]], type[SegmentationModel]]:
+    """Enter a network under ``name`` with its paper's setting; a class decorator.
+
+    A variant is one more ``register`` line over the same class. ``facts`` are fields of
+    :class:`Entry`; a misspelt one is a ``TypeError`` at import.
+    """
+
+    def enter(cls: type[SegmentationModel]) -> type[SegmentationModel]:
+        MODELS.add(name, Entry(name=name, cls=cls, config=config, **facts))
+        return cls
+
+    return enter
+
+
+def build(entry: Entry, settings: Mapping[str, Any]) -> SegmentationModel:
+    """Build ``entry`` with some config fields changed.
+
+    Raises:
+        SettingError: a field that the network's config does not have.
+    """
+    known = {f.name: getattr(entry.config, f.name) for f in fields(entry.config)}
+    if unknown := settings.keys() - known.keys():
+        raise checks.unknown_setting(entry.name, unknown, known)
+    return entry.cls(type(entry.config)(**(known | dict(settings))))
+
+
+def settings_of(model: SegmentationModel) -> dict[str, Any]:
+    """Return the network's config as a plain dictionary, for a checkpoint."""
+    return asdict(model.config)

@@ -1,0 +1,1 @@
+"""Networks that keep resolution by dilated convolution."""

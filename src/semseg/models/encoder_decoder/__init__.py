@@ -1,0 +1,1 @@
+"""Networks that shrink the image and grow it back."""

@@ -1,0 +1,1 @@
+"""Networks by blocks that at least two of them share."""
