@@ -59,21 +59,38 @@ class WeightsInfo:
 
     @classmethod
     def from_json(cls, text: str, source: Path) -> WeightsInfo:
-        """Read what :meth:`to_json` wrote; ``source`` is named when it cannot be."""
-        data = json.loads(text)
-        if data["format"] > FORMAT:
-            raise FileError(
-                f"{source} was written by a newer semseg (format {data['format']}, "
-                f"this one reads up to {FORMAT}); update semseg"
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            text: the header.
+            source: its file, for messages.
+
+        Raises:
+            FileError: it is of a newer format, or something is missing.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] > FORMAT:
+                raise FileError(
+                    f"{source} was written by a newer semseg (format {data['format']}, "
+                    f"this one reads up to {FORMAT}); update semseg"
+                )
+            labels = data["labels"]
+            return cls(
+                model=data["model"],
+                settings=data["settings"],
+                labels=None if labels is None else LabelMap.from_dict(labels),
+                preprocessing=Preprocessing.from_dict(data["preprocessing"]),
+                metrics=data["metrics"],
+                provenance=data["provenance"],
             )
-        return cls(
-            model=data["model"],
-            settings=data["settings"],
-            labels=None if data["labels"] is None else LabelMap.from_dict(data["labels"]),
-            preprocessing=Preprocessing.from_dict(data["preprocessing"]),
-            metrics=data["metrics"],
-            provenance=data["provenance"],
-        )
+        except FileError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(
+                f"{source} has a header that cannot be read ({type(error).__name__}: {error}); "
+                "take another copy of the file"
+            ) from error
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:

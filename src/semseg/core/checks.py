@@ -58,6 +58,22 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f"known: {shown}{', …' if len(names) > 12 else ''}"
 
 
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers in order, with runs drawn together.
+
+    Example:
+        >>> ranges([7, 0, 2, 1, 255])
+        '0-2, 7, 255'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Error for a name that a registry does not hold."""
     return UnknownNameError(f"unknown {kind} {name!r}; {nearest(name, known)}")

@@ -8,6 +8,7 @@ and merged classes are all cases of this mapping.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,49 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semseg.core.checks import FileError, InputError, nearest
+from semseg.core.checks import InputError, ranges
+from semseg.core.label import Label, default_color, read_labels, read_yaml, write_labels
 
-Color = tuple[int, int, int]
+__all__ = ["Label", "LabelMap", "default_color"]
 
-
-def default_color(index: int) -> Color:
-    """Return colour ``index`` of the Pascal VOC palette: bits of the id spread over R, G, B.
-
-    Example:
-        >>> default_color(0), default_color(1), default_color(15)
-        ((0, 0, 0), (128, 0, 0), (192, 128, 128))
-    """
-    red = green = blue = 0
-    for bit in range(8):
-        red |= (index >> 0 & 1) << (7 - bit)
-        green |= (index >> 1 & 1) << (7 - bit)
-        blue |= (index >> 2 & 1) << (7 - bit)
-        index >>= 3
-    return red, green, blue
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """One line of a label map.
-
-    Args:
-        name: what the pixels show.
-        raw_id: the number in mask files, 0 … 65535.
-        train_id: the class the network learns, or ``None`` if the pixels are ignored. Several
-            labels may share a train id: they are merged, and the first one's raw id, name and
-            colour stand for all of them when predictions are written.
-        color: red, green, blue, each 0 … 255.
-    """
-
-    name: str
-    raw_id: int
-    train_id: int | None
-    color: Color
-
-    @property
-    def ignored(self) -> bool:
-        """Whether pixels of this label count for nothing."""
-        return self.train_id is None
+_UNKNOWN = -1  # in tables: no such id
 
 
 @dataclass(frozen=True)
@@ -70,7 +34,7 @@ class LabelMap:
         labels: one entry per raw id that may stand in a mask file; any other id is an error.
 
     Raises:
-        InputError: raw ids repeat, train ids are not 0 … K-1, or a value is out of range.
+        InputError: raw ids or names repeat, or train ids are not 0 … K-1.
 
     Example:
         >>> labels = LabelMap.from_names(["sky", "road"], ignore={255: "void"})
@@ -83,8 +47,7 @@ class LabelMap:
     labels: tuple[Label, ...]
 
     def __post_init__(self) -> None:
-        raw = [label.raw_id for label in self.labels]
-        if repeated := sorted({i for i in raw if raw.count(i) > 1}):
+        if repeated := _repeated(label.raw_id for label in self.labels):
             raise InputError(f"label map lists raw ids {repeated} twice; give each id one line")
         train = {label.train_id for label in self.labels if label.train_id is not None}
         if not train:
@@ -94,13 +57,8 @@ class LabelMap:
                 f"train ids must be 0 … K-1 without gaps, got {sorted(train)}; "
                 "leave them out to number the classes in their order"
             )
-        for label in self.labels:
-            if not 0 <= label.raw_id <= 65535:
-                raise InputError(f"raw id of {label.name!r} is {label.raw_id}; wanted 0 … 65535")
-            if len(label.color) != 3 or not all(0 <= c <= 255 for c in label.color):
-                raise InputError(
-                    f"colour of {label.name!r} is {label.color}; wanted three numbers 0 … 255"
-                )
+        if repeated := _repeated(self.names):  # scores are told apart by name
+            raise InputError(f"label map has two classes named {repeated[0]!r}; rename one")
 
     # ---- making one ------------------------------------------------------------------------
 
@@ -115,75 +73,29 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "label map") -> LabelMap:
-        """Read ``{"classes": [{name, id, color, ignore, train_id}, …]}`` or a list of names.
-
-        ``id`` defaults to the position, ``color`` to the VOC palette, ``ignore`` to false and
-        ``train_id`` to the position among the classes that are not ignored.
+        """Read a list of names or a dictionary; :func:`semseg.core.label.read_labels` says how.
 
         Raises:
             InputError: something else came; the message starts with ``source``.
         """
-        entries = data.get("classes") if isinstance(data, Mapping) else data
-        if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-            raise InputError(f"{source} needs a list 'classes' of names or of {{name, id, color}}")
-        labels: list[Label] = []
-        next_train = 0
-        for position, entry in enumerate(entries):
-            item = {"name": entry} if isinstance(entry, str) else entry
-            if not isinstance(item, Mapping):
-                raise InputError(f"{source}: class {position} is {entry!r}; wanted a name or a map")
-            known = {"name", "id", "color", "ignore", "train_id"}
-            for key in sorted(item.keys() - known):
-                raise InputError(
-                    f"{source}: class {position} has no setting {key!r}; {nearest(key, known)}"
-                )
-            if "name" not in item:
-                raise InputError(f"{source}: class {position} has no name; add one")
-            raw_id = _integer(item.get("id", position), f"{source}: id of {item['name']!r}")
-            train_id: int | None = None
-            if not item.get("ignore", False):
-                value = item.get("train_id", next_train)
-                train_id = _integer(value, f"{source}: train_id of {item['name']!r}")
-                next_train = max(next_train, train_id + 1)
-            color = tuple(item.get("color") or default_color(raw_id))
-            labels.append(Label(str(item["name"]), raw_id, train_id, color))
         try:
-            return cls(tuple(labels))
+            return cls(read_labels(data))
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
 
     @classmethod
     def from_yaml(cls, path: Path) -> LabelMap:
-        """Read a ``classes.yaml``; see :meth:`from_dict` for its form.
+        """Read a ``classes.yaml``; see :func:`semseg.core.label.read_labels` for its form.
 
         Raises:
-            FileError: the file is missing or is not YAML; ``InputError``: its content is wrong.
+            FileError: the file is missing or is not YAML.
+            InputError: its content is wrong.
         """
-        import yaml
-
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise FileError(
-                f"{path} does not exist; write one with 'classes:' and a list of names"
-            ) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise FileError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        return cls.from_dict(data, source=str(path))
+        return cls.from_dict(read_yaml(Path(path)), source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that :meth:`from_dict` reads, complete."""
-        entries: list[dict[str, Any]] = []
-        for label in self.labels:
-            entry: dict[str, Any] = {
-                "name": label.name,
-                "id": label.raw_id,
-                "color": list(label.color),
-            }
-            entry |= {"ignore": True} if label.ignored else {"train_id": label.train_id}
-            entries.append(entry)
-        return {"classes": entries}
+        return write_labels(self.labels)
 
     # ---- what it says ----------------------------------------------------------------------
 
@@ -236,20 +148,17 @@ class LabelMap:
                 f"{source}: wanted a mask of integer ids (H, W), got {mask.dtype} of shape "
                 f"{mask.shape}; convert colours to ids first"
             )
-        values = mask.astype(np.int64, copy=False)
-        outside = (values < 0) | (values > 65535)
-        encoded = self._encoder[np.where(outside, 0, values)]
-        wrong = outside | (encoded == _UNKNOWN)
-        if wrong.any():
-            ids, counts = np.unique(values[wrong], return_counts=True)
+        encoded = _look_up(self._encoder, mask)
+        if (encoded == _UNKNOWN).any():
+            ids, counts = np.unique(mask[encoded == _UNKNOWN], return_counts=True)
             shown = ", ".join(f"{i} ({n} pixels)" for i, n in zip(ids[:8], counts[:8], strict=True))
             more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
             raise InputError(
                 f"{source}: holds the ids {shown}{more}, which the label map does not list; it "
-                f"has {_ranges(label.raw_id for label in self.labels)}. "
+                f"has {ranges(label.raw_id for label in self.labels)}. "
                 "Add them as classes or as ignored"
             )
-        return encoded.astype(np.uint8 if self.ignore_id == 255 else np.int32)
+        return encoded.astype(np.uint8 if self.ignore_id == 255 else np.int32, copy=False)
 
     def decode(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Turn train ids back into the raw ids that files hold.
@@ -265,29 +174,21 @@ class LabelMap:
             InputError: a value is neither a train id nor the ignore id, or pixels are ignored
                 and the map has no ignored label.
         """
-        values = np.asarray(mask).astype(np.int64, copy=False)
-        ignored = values == self.ignore_id
-        if ((values < 0) | (values >= self.num_classes) & ~ignored).any():
-            raise InputError(
-                f"mask holds values outside 0 … {self.num_classes - 1} and {self.ignore_id}: "
-                f"{values.min()} … {values.max()}; it does not belong to this label map"
-            )
-        table = np.array([label.raw_id for label in self.classes], dtype=np.int64)
-        raw = table[np.where(ignored, 0, values)]
-        if ignored.any():
-            void = next((label for label in self.labels if label.ignored), None)
-            if void is None:
-                raise InputError("mask holds ignored pixels, but no label of the map is ignored")
-            raw[ignored] = void.raw_id
+        raw = self._from_train(self._decoder, mask)
+        if (raw == _UNKNOWN).any():
+            raise InputError("mask holds ignored pixels, but no label of the map is ignored")
         top = max(label.raw_id for label in self.labels)
         return raw.astype(np.uint8 if top <= 255 else np.uint16)
 
     def colorize(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return ``(H, W, 3)`` colours of ``(H, W)`` train ids; ignored pixels are black."""
+        """Return ``(H, W, 3)`` colours of ``(H, W)`` train ids; ignored pixels are black.
+
+        Raises:
+            InputError: a value is neither a train id nor the ignore id.
+        """
         table = np.zeros((self.ignore_id + 1, 3), dtype=np.uint8)
         table[: self.num_classes] = self.colors
-        colored: NDArray[np.uint8] = table[np.asarray(mask).astype(np.int64, copy=False)]
-        return colored
+        return self._from_train(table, mask)
 
     def palette(self) -> list[int] | None:
         """Return 768 numbers for a palette PNG of raw ids, or ``None`` if an id exceeds 255."""
@@ -307,28 +208,42 @@ class LabelMap:
         i = next(i for i, (a, b) in enumerate(zip(self.names, other.names, strict=True)) if a != b)
         return f"class {i} is {self.names[i]!r} against {other.names[i]!r}"
 
+    def _from_train(self, table: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
+        mask = np.asarray(mask)
+        wrong = (mask < 0) | (mask >= self.num_classes) & (mask != self.ignore_id)
+        if wrong.any():
+            raise InputError(
+                f"mask holds values outside 0 … {self.num_classes - 1} and {self.ignore_id}: "
+                f"{mask.min()} … {mask.max()}; it does not belong to this label map"
+            )
+        return table.take(mask, axis=0)
+
     @cached_property
-    def _encoder(self) -> NDArray[np.int64]:
-        table = np.full(65536, _UNKNOWN, dtype=np.int64)
+    def _encoder(self) -> NDArray[np.int32]:
+        """Train id of each raw id."""
+        table = np.full(65536, _UNKNOWN, dtype=np.int32)
         for label in self.labels:
             table[label.raw_id] = self.ignore_id if label.train_id is None else label.train_id
         return table
 
+    @cached_property
+    def _decoder(self) -> NDArray[np.int32]:
+        """Raw id of each train id, and of the ignore id."""
+        table = np.full(self.ignore_id + 1, _UNKNOWN, dtype=np.int32)
+        table[: self.num_classes] = [label.raw_id for label in self.classes]
+        table[self.ignore_id] = next((x.raw_id for x in self.labels if x.ignored), _UNKNOWN)
+        return table
 
-_UNKNOWN = -1
+
+def _look_up(table: NDArray[np.int32], mask: NDArray[Any]) -> NDArray[np.int32]:
+    """Return ``table[mask]``, and ``_UNKNOWN`` for values beyond the table."""
+    if mask.dtype.kind == "u" and mask.dtype.itemsize <= 2:  # cannot be beyond it
+        return table.take(mask)
+    outside = (mask < 0) | (mask >= len(table))
+    found = table.take(mask, mode="clip")
+    found[outside] = _UNKNOWN
+    return found
 
 
-def _integer(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{what} is {value!r}; wanted a whole number")
-    return value
-
-
-def _ranges(ids: Iterable[int]) -> str:
-    parts: list[list[int]] = []
-    for i in sorted(ids):
-        if parts and i == parts[-1][1] + 1:
-            parts[-1][1] = i
-        else:
-            parts.append([i, i])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts)
+def _repeated(values: Iterable[Any]) -> list[Any]:
+    return sorted(value for value, count in Counter(values).items() if count > 1)

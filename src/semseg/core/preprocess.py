@@ -39,7 +39,13 @@ class Preprocessing:
             raise InputError(f"std must be positive, got {self.std}")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise ``(..., C, H, W)`` of any integer or float dtype to float32."""
+        """Normalise ``(..., C, H, W)`` of any integer or float dtype to float32.
+
+        Raises:
+            InputError: fewer than three dimensions, or another number of channels.
+        """
+        if images.dim() < 3:
+            raise InputError(f"images are (..., C, H, W), got {tuple(images.shape)}")
         if images.shape[-3] != len(self.mean):
             raise InputError(
                 f"images have {images.shape[-3]} channels, the preprocessing has {len(self.mean)}; "

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from semseg.core.checks import InputError
+from semseg.core.preprocess import IMAGENET, Preprocessing
+from semseg.core.registry import Registry
+
+OUTPUT_STRIDES = (8, 16, 32)
+"""Strides of the deepest feature that a trunk may be asked for."""
 
 
 class Encoder(nn.Module):
@@ -15,10 +21,12 @@ class Encoder(nn.Module):
     Attributes:
         channels: channels of each feature, finest first.
         strides: ratio of image size to feature size of each, never falling.
+        preprocessing: what its published weights take, for three channels.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    preprocessing: Preprocessing = IMAGENET
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, C, H, W)`` images, one per entry of :attr:`channels`."""
@@ -41,3 +49,7 @@ class Encoder(nn.Module):
                 f"{', '.join(map(str, self.strides))}. Choose another encoder or output_stride"
             )
         return found[-1]
+
+
+ENCODERS: Registry[Callable[[int, int], Encoder]] = Registry("encoder", "semseg.encoders")
+"""Trunks of this package by name, each built from ``(in_channels, output_stride)``."""

@@ -70,6 +70,9 @@ class Entry:
     """How the network was compared: ``"reference output"``, ``"arithmetic"`` or ``"reading"``."""
     small: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a tiny network of the same structure, for tests."""
+    encoder_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that replace those of ``config`` when a trunk is chosen with ``encoder``: a paper
+    on grey images has one channel, a trunk has three."""
     xfail: Mapping[str, str] = field(default_factory=dict)
     """Contract tests this network must fail, with the reason."""
 
@@ -89,8 +92,9 @@ class SegmentationModel(nn.Module):
     A network writes :meth:`forward_heads`; the rest follows from the class facts below.
     """
 
-    multiple_of: ClassVar[int] = 1
-    """Height and width that :meth:`forward_heads` needs are multiples of this."""
+    multiple_of: int = 1
+    """Height and width that :meth:`forward_heads` needs are multiples of this; a network with a
+    choice of trunk sets it for itself."""
 
     min_size: ClassVar[int] = 1
     """Least height and width of an image."""
@@ -197,6 +201,10 @@ class SegmentationModel(nn.Module):
             groups["encoder" if id(parameter) in inside else "head"].append(parameter)
         return groups
 
+    def no_weight_decay(self) -> set[str]:
+        """Return names of parameters that the paper keeps out of weight decay, besides norms."""
+        return set()
+
 
 MODELS: Registry[Entry] = Registry("network", "semseg.models")
 
@@ -226,6 +234,8 @@ def build(entry: Entry, settings: Mapping[str, Any]) -> SegmentationModel:
     known = {f.name: getattr(entry.config, f.name) for f in fields(entry.config)}
     if unknown := settings.keys() - known.keys():
         raise checks.unknown_setting(entry.name, unknown, known)
+    if settings.get("encoder") is not None:
+        known |= entry.encoder_defaults
     return entry.cls(type(entry.config)(**(known | dict(settings))))
 
 

@@ -1,0 +1,59 @@
+"""``semseg predict``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from semseg.cli.console import output, progress
+
+EXAMPLES = """Examples:
+
+    semseg predict runs/camvid_enet photos --out masks
+    semseg predict runs/camvid_enet 'photos/**/*.jpg' --out masks --outputs ids overlay
+    semseg predict best.safetensors photo.jpg --out masks --device cpu
+"""
+EXIT_SOME_FAILED = 3
+
+command = App(name="predict", help_epilogue=EXAMPLES)
+
+
+@command.default
+def predict(
+    run: Path,
+    source: str,
+    /,
+    *,
+    out: Path,
+    outputs: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (
+        "palette",
+    ),
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    device: str | None = None,
+) -> int:
+    """Segment images and write masks, colours and overlays.
+
+    Args:
+        run: a run folder (its best weights) or a `.safetensors` file.
+        source: an image, a folder of images or a pattern in quotes.
+        out: folder to write into; `manifest.jsonl` there tells what was done.
+        outputs: any of `palette`, `ids`, `color`, `overlay`, `confidence`.
+        overwrite: replace results of an earlier call.
+        device: e.g. `cpu` or `cuda:0`; a GPU if there is one.
+    """
+    from semseg.predict import Predictor, predict_files
+
+    predictor = Predictor(run, device)
+    with progress("images") as on_progress:
+        summary = predict_files(predictor, source, out, outputs, overwrite, on_progress)
+    for failure in summary.failures:
+        sys.stderr.write(f"semseg: {' '.join(failure.message.split())}\n")
+    output().print(
+        f"{summary.images} images in {summary.seconds:.1f} s, {len(summary.failures)} failed; "
+        f"written to {summary.out}",
+        soft_wrap=True,
+    )
+    return EXIT_SOME_FAILED if summary.failures else 0

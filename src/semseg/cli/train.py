@@ -1,0 +1,46 @@
+"""``semseg train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from semseg.cli.console import output
+from semseg.cli.overrides import parse_overrides
+from semseg.cli.recipe_help import recipe_help
+from semseg.train.config import TrainConfig
+
+EXAMPLES = """Examples:
+
+    semseg train recipes/synthetic_unet.yaml
+    semseg train recipes/camvid_enet.yaml --data.root camvid --train.epochs 10
+    semseg train recipes/camvid_enet.yaml --resume
+"""
+
+command = App(name="train", help_epilogue=f"{EXAMPLES}\n{recipe_help(TrainConfig)}")
+
+
+@command.default
+def train(
+    recipe: Path,
+    /,
+    *changes: Annotated[str, Parameter(allow_leading_hyphen=True, name="--SECTION.KEY")],
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Train a network as a recipe says.
+
+    Args:
+        recipe: a YAML file; `recipes/` holds complete ones.
+        changes: recipe keys with other values, e.g. `--optimizer.lr 1e-3`.
+        resume: go on where the run of this name stopped.
+        overwrite: replace the run of this name.
+    """
+    from semseg.train import train as train_model
+
+    run = train_model(
+        recipe, overrides=parse_overrides(changes), resume=resume, overwrite=overwrite
+    )
+    output().print(f"run in {run.folder}")

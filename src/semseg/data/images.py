@@ -1,0 +1,139 @@
+"""The one rule that turns any image file into an array, and any mask file into ids.
+
+Images:
+    - Orientation: an EXIF orientation is applied; of several frames or pages the first is taken.
+    - Channels: 3 wanted from grey repeats it; 1 wanted from colour takes the luma of ITU-R 601.
+      Palettes, CMYK, YCbCr and other colour spaces become RGB.
+    - Transparency: alpha is dropped, colours stay as stored; nothing is blended onto a background.
+    - Depth: 16-bit grey is scaled over its full range, ``round(v / 257)``; 16-bit colour keeps its
+      high byte. 32-bit integers and floats have no known range and are refused.
+
+Masks: the stored number of each pixel. A palette gives its indices, never its colours; colour
+images are refused. A GIF always has a palette, so one of greys alone counts as a grey image.
+Nothing is ever interpolated.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from semseg.core.checks import FileError, InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # all lossless
+
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,  # what Pillow raises for a broken PNG
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_image(path: str | Path, channels: int = 3) -> NDArray[np.uint8]:
+    """Read an image file by the rule above.
+
+    Args:
+        path: any format Pillow reads.
+        channels: 3 for RGB or 1 for grey.
+
+    Returns:
+        ``(H, W, channels)``.
+
+    Raises:
+        FileError: the file is missing, damaged, not an image, or of a depth without a known range.
+        InputError: another number of channels is wanted.
+    """
+    return image_array(_open(Path(path), "image"), channels, path)
+
+
+def image_array(
+    image: Image.Image, channels: int = 3, path: str | Path = "given"
+) -> NDArray[np.uint8]:
+    """Turn a decoded, upright image into ``(H, W, channels)`` by the rule above.
+
+    Args:
+        image: any mode of Pillow.
+        channels: 3 for RGB or 1 for grey.
+        path: its file, for messages.
+
+    Raises:
+        FileError: a depth without a known range.
+        InputError: another number of channels is wanted.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"images are read with 1 or 3 channels, got channels={channels}")
+    if image.mode == "F":
+        raise FileError(f"image {path} holds floats of unknown range; convert it to 8 or 16 bit")
+    if image.mode.startswith("I"):  # I, I;16, I;16B, ...
+        grey = _to_8_bit(np.asarray(image), path)
+        return np.repeat(grey[..., None], channels, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("1", "LA", "La"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if channels == 1:
+        return np.array(image.convert("L"))[..., None]
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: str | Path) -> NDArray[Any]:
+    """Read a mask file: the numbers as stored.
+
+    Returns:
+        ``(H, W)`` ``uint8``, ``uint16`` or ``int32``.
+
+    Raises:
+        FileError: the file is missing, damaged, not an image, or holds colours instead of ids.
+    """
+    image = _open(Path(path), "mask")
+    if image.mode == "1":
+        return np.array(image).astype(np.uint8)
+    if image.mode in ("P", "L") or image.mode.startswith("I"):
+        mask = np.array(image)
+        # byte order of the machine, which is what torch takes
+        return mask.astype(mask.dtype.newbyteorder("="), copy=False)
+    raise FileError(
+        f"mask {path} is {image.mode} where ids are expected; convert it to one channel of "
+        "integer ids (8 or 16 bit grey, or a palette), each colour to the id of its class"
+    )
+
+
+def _open(path: Path, what: str) -> Image.Image:
+    """Decode wholly, so that damage shows here and not at some later access."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            grey_gif = image.format == "GIF" and image.mode == "P" and _is_grey(image)
+            return ImageOps.exif_transpose(image.convert("L") if grey_gif else image)
+    except FileNotFoundError as error:
+        raise FileError(f"{what} {path} does not exist") from error
+    except _DECODER_ERRORS as error:
+        raise FileError(
+            f"{what} {path} cannot be read: {error}; replace the file or take it out of the dataset"
+        ) from error
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = np.reshape(image.getpalette(), (-1, 3)).T
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _to_8_bit(values: NDArray[Any], path: str | Path) -> NDArray[np.uint8]:
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise FileError(
+            f"image {path} holds 32-bit values {values.min()} … {values.max()} of unknown range; "
+            "convert it to 8 or 16 bit"
+        )
+    wide = values.astype(np.uint32)
+    return ((wide + 128) // 257).astype(np.uint8)

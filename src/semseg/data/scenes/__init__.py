@@ -1,0 +1,1 @@
+"""Rendering of landscapes with exact labels, for the built-in dataset."""

@@ -1,0 +1,19 @@
+"""What is minimised: losses by name, and their weighted sum as one criterion."""
+
+from semseg.losses.base import LOSSES, Criterion, LossTerm, build_criterion, list_losses
+from semseg.losses.class_weights import ClassCounts, enet, median_frequency
+from semseg.losses.cross_entropy import cross_entropy
+from semseg.losses.dice import dice
+
+__all__ = [
+    "LOSSES",
+    "ClassCounts",
+    "Criterion",
+    "LossTerm",
+    "build_criterion",
+    "cross_entropy",
+    "dice",
+    "enet",
+    "list_losses",
+    "median_frequency",
+]

@@ -1,0 +1,253 @@
+"""The training loop, on one CPU, one GPU or many."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import chain
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor
+
+from semseg.core.checks import InputError
+from semseg.data.loader import Batch, make_loader
+from semseg.train import artefacts, folder
+from semseg.train.checkpoint import Position
+from semseg.train.evaluation import evaluate
+from semseg.train.optim import lr_factor, set_lr
+from semseg.train.progress import Display, StopSignals, ignore_signals
+from semseg.train.session import Session
+from semseg.train.watch import CHECK_EVERY, LossWatch
+
+
+class Stopped(Exception):
+    """The loop ends early; the message says by what."""
+
+
+class Loop:
+    """Epochs, steps, validation, and what is written after each.
+
+    Args:
+        session: the objects of the run.
+        position: where it is.
+        display: what a person sees.
+        signals: whether one asked to stop.
+    """
+
+    def __init__(
+        self, session: Session, position: Position, display: Display, signals: StopSignals
+    ) -> None:
+        self.session, self.position = session, position
+        self.display, self.signals = display, signals
+        self.settings = session.config.train
+        self.accelerator = session.accelerator
+        self.device = session.accelerator.device
+        self.main = session.accelerator.is_main_process
+        self.world = session.accelerator.num_processes
+        self.folder = session.config.folder
+        self.watch = LossWatch(1 if self.device.type == "cpu" else CHECK_EVERY)
+        self.started = time.monotonic() - position.seconds
+        self.deadline = time.monotonic() + 60 * (self.settings.max_minutes or float("inf"))
+
+    def run(self) -> None:
+        """Train until all epochs are done.
+
+        Raises:
+            Stopped: a signal came or the time is over; the state is saved.
+            DivergedError: the loss is infinite or not a number.
+        """
+        if self.main:
+            folder.write_rows(self.folder, self.position.rows)
+        try:
+            while not self.position.finished:
+                self._train_epoch()
+                self._end_epoch()
+        except Stopped:
+            self._save()
+            raise
+
+    # ---- one epoch -------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        position, every = self.position, self.settings.save_every_steps
+        remaining = self.session.steps_per_epoch - position.step_in_epoch
+        batches = self._batches() if remaining else iter(())
+        for _ in range(remaining):
+            began = time.monotonic()
+            self._step(batches)
+            if self.watch.due:
+                self.watch.read(position)
+            position.train_seconds += time.monotonic() - began
+            self._show()
+            if every is not None and position.step % every == 0:
+                self._save()
+            self._check_stop()
+        self.watch.read(position)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Return the rest of this epoch; of several processes, this one's share."""
+        config, parts = self.session.config, self.session.parts
+        loader = make_loader(
+            parts.train,
+            transform=self.session.transform,
+            preprocessing=parts.preprocessing,
+            batch_size=self.settings.batch_size,
+            seed=config.seed,
+            epoch=self.position.epoch,
+            start=self.position.samples_in_epoch,
+            shuffle=True,
+            workers=config.data.workers,
+            drop_last=True,
+        )
+        loader.worker_init_fn = ignore_signals
+        if self.world > 1:
+            loader = prepare_data_loader(loader, put_on_device=False, even_batches=False)
+        return iter(loader)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        """Do one optimiser step over ``accumulate`` batches."""
+        session, position, accumulate = self.session, self.position, self.settings.accumulate
+        # What the network draws depends on nothing but seed, step and process: a run can be
+        # resumed at any step without generator states, whatever else has drawn in between.
+        draw = f"{session.config.seed}/{position.step}/{self.accelerator.process_index}"
+        torch.manual_seed(zlib.crc32(draw.encode()))
+        set_lr(session.optimizer, self._lr_factor(position.step))
+        sums: dict[str, Tensor] = {}
+        paths: list[str] = []
+        for i in range(accumulate):
+            batch = next(batches).to(self.device, non_blocking=True)
+            paths += batch.paths
+            if self.settings.channels_last:
+                batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+            last = i == accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(session.objective):
+                terms = session.objective(batch.images, batch.masks)
+                loss = torch.stack(list(terms.values())).sum()
+                self.accelerator.backward(loss / accumulate)
+            for name, term in terms.items():
+                share = term.detach().float() / accumulate
+                sums[name] = sums[name] + share if name in sums else share
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(
+                session.objective.parameters(), self.settings.clip_norm
+            )
+        session.optimizer.step()
+        session.optimizer.zero_grad(set_to_none=True)
+        if self.settings.ema_decay is not None:
+            session.average.update_parameters(session.parts.model)
+        position.step += 1
+        position.step_in_epoch += 1
+        position.samples_in_epoch += session.samples_per_step
+        self.watch.add(position.step, sums, paths)
+
+    # ---- after an epoch --------------------------------------------------------------------
+
+    def _end_epoch(self) -> None:
+        position, settings = self.position, self.settings
+        if settings.ema_decay is None:
+            self.session.average.update_parameters(self.session.parts.model)
+        position.seconds = time.monotonic() - self.started
+        lr = self.session.config.optimizer.lr * self._lr_factor(position.step - 1)
+        row = artefacts.epoch_row(position, lr, self._images_per_second())
+        last = position.epoch + 1 == settings.epochs
+        best = False
+        if last or (position.epoch + 1) % settings.val_every == 0:
+            best = self._validate(row)
+        position.rows.append(row)
+        position.epoch += 1
+        position.step_in_epoch = position.samples_in_epoch = 0
+        position.loss_sums = {}
+        position.finished = last
+        self._save()
+        if self.main:
+            folder.write_rows(self.folder, position.rows)
+        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=position.step)
+        self.display.line(artefacts.epoch_line(row, settings.epochs, best))
+
+    def _validate(self, row: dict[str, float]) -> bool:
+        """Score the average weights into ``row``; keep them and return true if they are best."""
+        session, position = self.session, self.position
+        if self.world > 1:  # batch-norm statistics differ between processes
+            for tensor in chain(session.average.parameters(), session.average.buffers()):
+                torch.distributed.broadcast(tensor.data, 0)
+        matrix = evaluate(
+            session.average.module,
+            session.parts.val,
+            session.parts.preprocessing,
+            device=self.device,
+            workers=session.config.data.workers,
+            share=(self.accelerator.process_index, self.world),
+            progress=self._show_validation,
+        )
+        matrix.counts = self.accelerator.reduce(matrix.counts.to(self.device), "sum")
+        scores = matrix.scores()
+        if math.isnan(scores.miou):
+            raise InputError(f"no pixel of {session.config.data.name} val is labelled; check it")
+        row |= artefacts.score_columns(scores)
+        if position.best and not scores.miou > position.best["miou"]:
+            return False
+        position.best = {
+            **scores.to_dict(session.parts.labels.names),
+            "confusion": matrix.counts.tolist(),
+            "epoch": position.epoch + 1,
+            "step": position.step,
+        }
+        self._write_weights("best.safetensors")
+        return True
+
+    def _save(self) -> None:
+        """Write ``last.safetensors`` and the training state."""
+        self.watch.read(self.position)
+        self.position.seconds = time.monotonic() - self.started
+        if not self.main:
+            return
+        if self.settings.ema_decay is None:
+            self.session.average.update_parameters(self.session.parts.model)
+        self._write_weights("last.safetensors")
+        self.session.state.save(self.folder, self.position)
+
+    def _write_weights(self, name: str) -> None:
+        if self.main:
+            session, best = self.session, self.position.best
+            shown = ("miou", "accuracy", "absent", "epoch", "step")
+            scores = {"step": self.position.step}
+            if name == "best.safetensors":
+                scores = {key: best[key] for key in shown}
+            artefacts.write_weights(
+                self.folder / name, session.average.module, session.parts, session.config, scores
+            )
+
+    # ---- small things ----------------------------------------------------------------------
+
+    def _lr_factor(self, step: int) -> float:
+        session = self.session
+        return lr_factor(session.config.schedule, step, session.steps, session.steps_per_epoch)
+
+    def _images_per_second(self) -> float:
+        """Return the speed of the training steps of the whole run so far."""
+        images = self.position.step * self.session.samples_per_step
+        return images / max(1e-9, self.position.train_seconds)
+
+    def _show(self) -> None:
+        note = f"{self._images_per_second():.1f} images/s"
+        self.display.step(self.position.step, self.session.steps, note)
+
+    def _show_validation(self, done: int) -> None:
+        self.display.validation(done, len(self.session.parts.val) // self.world)
+        if self.signals.requested and self.world == 1:
+            raise Stopped("a signal")
+
+    def _check_stop(self) -> None:
+        """Raise :class:`Stopped` in all processes if one has a reason."""
+        over = time.monotonic() > self.deadline
+        stop = over or self.signals.requested
+        if self.world > 1:
+            if stop:
+                self.accelerator.set_trigger()
+            stop = self.accelerator.check_trigger()
+        if stop:
+            raise Stopped("train.max_minutes" if over else "a signal")

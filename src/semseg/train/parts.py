@@ -1,0 +1,112 @@
+"""From a recipe to the parts that are trained, with everything checked that can be beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from semseg.core.checkpoint import load_weights
+from semseg.core.checks import FileError, InputError
+from semseg.core.labels import LabelMap
+from semseg.core.preprocess import Preprocessing
+from semseg.data import SegmentationDataset, build_dataset
+from semseg.losses import ClassCounts
+from semseg.models import create_model, model_entry
+from semseg.models.base import SegmentationModel
+from semseg.train.config import TrainConfig
+from semseg.train.evaluation import check_classes
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a recipe names, built."""
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+    model: SegmentationModel
+    preprocessing: Preprocessing
+
+    @property
+    def labels(self) -> LabelMap:
+        """The classes."""
+        return self.train.labels
+
+
+def build_parts(config: TrainConfig) -> Parts:
+    """Open both splits and build the network with its initial weights.
+
+    Raises:
+        SemsegError: something does not exist, or classes or channels do not fit.
+    """
+    data = config.data
+    train = build_dataset(data.name, "train", data.root, **data.settings)
+    val = build_dataset(data.name, "val", data.root, **data.settings)
+    if difference := train.labels.difference(val.labels):
+        raise InputError(f"{data.name}: train and val differ in their classes: {difference}")
+    entry = model_entry(config.model.name)
+    # YAML has no tuples; configs do
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.settings.items()}
+    settings: dict[str, Any] = {
+        "num_classes": train.labels.num_classes,
+        "in_channels": train.channels,
+        **given,
+    }
+    torch.manual_seed(config.seed)
+    model = create_model(entry.name, pretrained=config.model.pretrained, **settings)
+    check_classes(entry.name, model.config.num_classes, train.labels)
+    if model.config.in_channels != train.channels:
+        raise InputError(
+            f"{entry.name} has in_channels {model.config.in_channels}, the images of {data.name} "
+            f"have {train.channels}; leave in_channels out of the settings, it follows the data"
+        )
+    if config.model.weights is not None:
+        _start_from(model, config, train.labels)
+    return Parts(train, val, model, entry.preprocessing.for_channels(train.channels))
+
+
+def _start_from(model: SegmentationModel, config: TrainConfig, labels: LabelMap) -> None:
+    path = config.model.weights
+    assert path is not None
+    tensors, info = load_weights(path)
+    if info.labels is not None and (difference := info.labels.difference(labels)):
+        raise InputError(
+            f"{path} was trained for other classes than {config.data.name}: {difference}; "
+            "give weights of the same classes, or leave model.weights out"
+        )
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if missing or unexpected:
+        raise FileError(
+            f"{path} holds {info.model} with other settings than {config.model.name} here (first "
+            f"tensor that does not fit: {(missing + unexpected)[0]}); use its name and settings"
+        )
+
+
+def count_classes(dataset: SegmentationDataset, workers: int) -> ClassCounts:
+    """Read every mask once and count the pixels of each class."""
+    k = dataset.labels.num_classes
+    pixels = torch.zeros(k, dtype=torch.int64)
+    of_images = torch.zeros(k, dtype=torch.int64)
+    for counts, size in DataLoader(_Counts(dataset), batch_size=None, num_workers=workers):
+        pixels += counts
+        of_images += (counts > 0) * size
+    return ClassCounts(tuple(pixels.tolist()), tuple(of_images.tolist()))
+
+
+class _Counts(Dataset[tuple[Tensor, int]]):
+    """Pixels of each class and of the whole image, by position."""
+
+    def __init__(self, source: SegmentationDataset) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        labels = self.source.labels
+        mask = self.source[index].mask.as_subclass(Tensor).flatten()
+        counts = torch.bincount(mask, minlength=labels.ignore_id + 1)[: labels.num_classes]
+        return counts, mask.numel()

@@ -1,0 +1,166 @@
+"""The objects a run consists of, made or brought back before its loop starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from semseg.core.checks import InputError
+from semseg.data.loader import Transform
+from semseg.data.transforms import build_transform
+from semseg.losses import ClassCounts, Criterion, build_criterion
+from semseg.models.base import SegmentationModel
+from semseg.train import folder
+from semseg.train.checkpoint import Position, TrainingState, has_state
+from semseg.train.config import TrainConfig
+from semseg.train.optim import build_average, build_optimizer
+from semseg.train.parts import Parts, build_parts, count_classes
+
+
+class Objective(nn.Module):
+    """Network and criterion as one module from a batch to its loss terms, as DDP needs it."""
+
+    def __init__(self, model: SegmentationModel, criterion: Criterion) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+
+    def forward(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """Return the named terms whose sum is trained on."""
+        heads = self.model.forward_heads(self.model.pad(images))
+        return self.model.loss(heads, masks, self.criterion)
+
+
+@dataclass(kw_only=True)
+class Session:
+    """What the loop works with.
+
+    Args:
+        config: the recipe.
+        accelerator: devices, precision, processes.
+        parts: datasets, labels, preprocessing and the network that is trained.
+        transform: augmentation.
+        objective: network and criterion as the accelerator wraps them.
+        optimizer: as the accelerator wraps it.
+        average: the weights that are validated and kept.
+        state: what is saved and brought back.
+        samples_per_step: images of one optimiser step, over all processes.
+        steps_per_epoch: optimiser steps; images that do not fill one are left out of that epoch.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    parts: Parts
+    transform: Transform
+    objective: Any
+    optimizer: Optimizer
+    average: AveragedModel
+    state: TrainingState
+    samples_per_step: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+
+def open_session(
+    config: TrainConfig, accelerator: Accelerator, say: Callable[[str], None], *, resume: bool
+) -> tuple[Session, Position]:
+    """Build everything and open the run folder; nothing is written before all of it fits.
+
+    Args:
+        config: the recipe.
+        accelerator: devices, precision, processes.
+        say: prints one line.
+        resume: whether to bring back the folder's newest state.
+
+    Raises:
+        SemsegError: something in the recipe, the data or the folder does not fit.
+    """
+    parts = build_parts(config)
+    samples_per_step = config.train.batch_size * config.train.accumulate * accelerator.num_processes
+    if len(parts.train) < samples_per_step:
+        raise InputError(
+            f"one step takes {samples_per_step} images (batch_size x accumulate x processes), "
+            f"{config.data.name} has {len(parts.train)} for training; lower train.batch_size"
+        )
+    counts = _class_counts(config, accelerator, parts, say, resume)
+    model = parts.model.to(accelerator.device)
+    # before channels_last: the average is evaluated in the same memory order as loaded weights
+    average = build_average(model, config.train.ema_decay)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    criterion = build_criterion(config.loss.terms, parts.labels, counts).to(accelerator.device)
+    objective, optimizer = accelerator.prepare(
+        Objective(model, criterion), build_optimizer(model, config.optimizer)
+    )
+    session = Session(
+        config=config,
+        accelerator=accelerator,
+        parts=parts,
+        transform=build_transform(config.augment, parts.labels, parts.preprocessing.mean),
+        objective=objective,
+        optimizer=optimizer,
+        average=average,
+        state=TrainingState(
+            model=model,
+            optimizer=optimizer,
+            scaler=accelerator.scaler,
+            average=None if config.train.ema_decay is None else average,
+        ),
+        samples_per_step=samples_per_step,
+        steps_per_epoch=len(parts.train) // samples_per_step,
+    )
+    if accelerator.is_main_process:
+        if not resume:
+            folder.start_folder(config)
+        folder.write_facts(config.folder, parts.train, parts.val, counts)
+    accelerator.wait_for_everyone()
+    _describe(session, say)
+    position = Position()
+    if resume and has_state(config.folder):
+        position = session.state.load(config.folder, say)
+        say(f"going on after step {position.step}")
+    return session, position
+
+
+def _class_counts(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    parts: Parts,
+    say: Callable[[str], None],
+    resume: bool,
+) -> ClassCounts:
+    """Return the class counts of the training split: the run's own, or counted now, once."""
+    counts = folder.stored_counts(config.folder, parts.train, parts.val) if resume else None
+    if counts is None and accelerator.is_main_process:
+        say(f"counting the classes of {len(parts.train)} training masks")
+        counts = count_classes(parts.train, config.data.workers)
+    shared: list[ClassCounts] = broadcast_object_list([counts])
+    return shared[0]
+
+
+def _describe(session: Session, say: Callable[[str], None]) -> None:
+    config, parts, accelerator = session.config, session.parts, session.accelerator
+    for note in dict.fromkeys((*parts.train.notes, *parts.val.notes)):
+        say(note)
+    if accelerator.log_with:
+        accelerator.init_trackers("tensorboard")
+    else:
+        say("no TensorBoard pages; pip install 'semseg[track]' adds them")
+    parameters = sum(p.numel() for p in parts.model.parameters())
+    say(
+        f"{config.model.name} with {parameters:,} parameters on {accelerator.device}, "
+        f"{config.train.precision}; {len(parts.train)} training and {len(parts.val)} validation "
+        f"images; {session.steps} steps of {session.samples_per_step} images; {config.folder}"
+    )

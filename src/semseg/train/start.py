@@ -1,0 +1,108 @@
+"""The one call that trains: reads the recipe, takes the devices, runs the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_tensorboard_available
+
+from semseg.core.checks import InputError
+from semseg.train.checkpoint import Position
+from semseg.train.config import LoopConfig, TrainConfig
+from semseg.train.folder import Run, check_folder, write_result
+from semseg.train.loop import Loop, Stopped
+from semseg.train.progress import Display, StopSignals
+from semseg.train.recipe import load_recipe, parse_recipe
+from semseg.train.session import Session, open_session
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Train a network as a recipe says and leave a run folder.
+
+    SIGTERM and Ctrl-C save the training state and return; a run that is resumed gives the same
+    weights as one that was never stopped (bit by bit on a CPU).
+
+    Args:
+        config: a recipe file, a run folder, nested dictionaries, or a checked config.
+        overrides: values by dotted path, e.g. ``{"train.epochs": 5}``.
+        resume: go on where the run of this name stopped.
+        overwrite: replace the run of this name.
+
+    Raises:
+        SemsegError: the recipe, the data or the folder do not fit; nothing was written.
+        DivergedError: the loss became infinite or nan.
+    """
+    if isinstance(config, str | Path):
+        config = load_recipe(config, overrides)
+    else:
+        data = config.to_dict() if isinstance(config, TrainConfig) else config
+        config = parse_recipe(data, overrides)
+    torch.set_flush_denormal(True)  # weights near zero otherwise slow a CPU down many times
+    accelerator = _accelerator(config.train, config.folder)
+    try:
+        if accelerator.is_main_process:
+            check_folder(config, resume=resume, overwrite=overwrite)
+        with Display(accelerator.is_main_process) as display, StopSignals() as signals:
+            session, position = open_session(config, accelerator, display.line, resume=resume)
+            try:
+                Loop(session, position, display, signals).run()
+            except Stopped as reason:
+                display.line(
+                    f"stopped by {reason} after step {position.step} of {session.steps}; the state "
+                    "is saved, --resume goes on"
+                )
+            return _finish(session, position, display)
+    finally:
+        accelerator.end_training()
+        # a second run in this process may need another device or precision
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _accelerator(config: LoopConfig, folder: Path) -> Accelerator:
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(config.device, True):
+        raise InputError(f"train.device is {config.device}, but there is none; use auto or cpu")
+    if config.precision == "fp16" and (config.device == "cpu" or not any(here.values())):
+        raise InputError("train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        log_with="tensorboard" if is_tensorboard_available() else None,
+        project_dir=folder,
+    )
+
+
+def _finish(session: Session, position: Position, display: Display) -> Run:
+    """Write ``result.json`` and the report, and say how the run went."""
+    folder, best = session.config.folder, position.best
+    if session.accelerator.is_main_process and best:
+        images = position.step * session.samples_per_step
+        write_result(folder, position, images / max(1e-9, position.train_seconds))
+        _write_report(folder)
+        display.line(f"best miou {best['miou']:.4f} in epoch {best['epoch']}; {folder}")
+    return Run(
+        folder=folder,
+        miou=best.get("miou"),
+        epoch=best.get("epoch"),
+        step=position.step,
+        finished=position.finished,
+    )
+
+
+def _write_report(folder: Path) -> None:
+    try:
+        from semseg.train.report import write_report
+    except ModuleNotFoundError:
+        return
+    write_report(folder)

@@ -1,0 +1,128 @@
+"""Write the parts of the documentation that the registry knows: ``make docs``.
+
+``--check`` writes nothing and exits 1 when a file is stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from semseg.cli.recipe_help import recipe_keys
+from semseg.data import dataset_entry, list_datasets
+from semseg.models import list_models, model_entry
+from semseg.models.base import Entry
+from semseg.models.summary import summarize
+from semseg.train.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
+
+
+def network_table() -> str:
+    """Return one line per network, for the README."""
+    lines = ["| network | paper | year | parameters | verified by |", "|---|---|---|---|---|"]
+    for name in list_models():
+        e = model_entry(name)
+        lines.append(
+            f"| [`{name}`](docs/networks.md#{name}) | {_link(e)} | {e.year} "
+            f"| {e.num_params:,} | {e.verified} |"
+        )
+    return "\n".join(lines)
+
+
+def network_pages() -> str:
+    """Return one section per network, for docs/networks.md."""
+    return "\n\n".join(_section(model_entry(name)) for name in list_models())
+
+
+def dataset_table() -> str:
+    """Return one line per dataset."""
+    lines = ["| dataset | what | classes | files | licence |", "|---|---|---|---|---|"]
+    for name in list_datasets():
+        e = dataset_entry(name)
+        classes = "yours" if e.classes is None else str(e.classes)
+        files = "none, it is generated" if e.layout is None else f"`{e.layout}`"
+        lines.append(f"| `{name}` | {e.title} | {classes} | {files} | {e.licence} |")
+    return "\n".join(lines)
+
+
+def recipe_table() -> str:
+    """Return one line per key of a recipe."""
+    lines = ["| key | kind | default | meaning |", "|---|---|---|---|"]
+    for key in recipe_keys(TrainConfig):
+        cells = (f"`{key.name}`", f"`{key.kind}`", f"`{key.default}`", key.description)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _section(e: Entry) -> str:
+    summary = summarize(e.name)
+    height, width = e.paper_size
+    heads = ", ".join(f"`{k}` {' x '.join(map(str, v))}" for k, v in summary.heads.items())
+    file = "/".join(e.cls.__module__.split("."))
+    lines = [
+        f"## {e.name}",
+        "",
+        f"{_link(e)}, {e.year}. {e.idea}",
+        "",
+        f"- family: {e.family}, file: [`{file}.py`](../src/{file}.py)",
+        f"- parameters: {summary.parameters:,} at {e.config.num_classes} classes",
+        f"- cost: {summary.flops / 1e9:.2f} GFLOP for one {height} x {width} image "
+        "(a multiplication and an addition count 2)",
+        f"- outputs: {heads}; output stride {summary.output_stride}",
+        f"- verified by: {e.verified}",
+    ]
+    if e.repository:
+        lines.append(f"- the authors' code: <{e.repository}>")
+    lines += [f"- published: {p.dataset}, mIoU {p.miou} ({p.source})" for p in e.published]
+    return "\n".join(lines)
+
+
+def _link(e: Entry) -> str:
+    if e.paper.startswith("arXiv:"):
+        return f"[{e.title}](https://arxiv.org/abs/{e.paper.removeprefix('arXiv:')})"
+    return f"{e.title} ({e.paper})"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "networks": network_table,
+    "network pages": network_pages,
+    "datasets": dataset_table,
+    "recipe keys": recipe_table,
+}
+FILES = ("README.md", "docs/networks.md", "docs/recipes.md", "docs/data.md")
+
+
+def fill(text: str) -> str:
+    """Return ``text`` with what stands between the markers written anew."""
+    for part, make in PARTS.items():
+        begin, end = BEGIN.format(part), END.format(part)
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(end)
+            text = f"{before}{begin}\n\n{make()}\n\n{end}{after}"
+    return text
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check the files; return the exit status."""
+    stale = []
+    for name in FILES:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = fill(old)
+        if new != old:
+            stale.append(name)
+            if "--check" not in arguments:
+                path.write_text(new, encoding="utf-8")
+    if "--check" in arguments and stale:
+        print(f"stale: {', '.join(stale)}; run `make docs`")
+        return 1
+    print(f"written: {', '.join(stale)}" if stale else "everything is fresh")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
