@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from semseg.cli.recipe_help import recipe_keys
@@ -17,6 +22,16 @@ from semseg.models.summary import summarize
 from semseg.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = (
+    "semseg",
+    "semseg.models",
+    "semseg.data",
+    "semseg.data.transforms",
+    "semseg.losses",
+    "semseg.metrics",
+    "semseg.train",
+    "semseg.predict",
+)
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 
 
@@ -57,6 +72,43 @@ def recipe_table() -> str:
     return "\n".join(lines)
 
 
+def public_names() -> str:
+    """Return every public name with the first line of its documentation."""
+    tables = []
+    for package in PACKAGES:
+        lines = [f"## {package}", "", "| name | what |", "|---|---|"]
+        for name in import_module(package).__all__:
+            if not name.startswith("__"):
+                lines.append(f"| `{package}.{name}` | {_first_line(package, name)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _first_line(package: str, name: str) -> str:
+    value = getattr(import_module(package), name)
+    if inspect.ismodule(value):  # semseg.train is a package, and the function of that name in it
+        value = getattr(value, name)
+    documented = inspect.isclass(value) or inspect.isfunction(value)
+    text = inspect.getdoc(value) if documented else _string_below(package, name)
+    if not text:
+        raise SystemExit(f"{package}.{name} has no docstring")
+    first = " ".join(text.partition("\n\n")[0].split())
+    return re.sub(r"(?::\w+:|`)`~?([^`]+)``?", r"`\1`", first).replace("|", "\\|")
+
+
+def _string_below(package: str, name: str) -> str | None:
+    """Return the string below the definition of an alias or a constant."""
+    for module in list(sys.modules.values()):
+        if not module.__name__.startswith(f"{package}.") or name not in vars(module):
+            continue
+        for node, below in pairwise(ast.parse(inspect.getsource(module)).body):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", 0)]
+            defined = any(isinstance(t, ast.Name) and t.id == name for t in targets)
+            if defined and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                return str(below.value.value)
+    return None
+
+
 def _section(e: Entry) -> str:
     summary = summarize(e.name)
     height, width = e.paper_size
@@ -91,8 +143,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "network pages": network_pages,
     "datasets": dataset_table,
     "recipe keys": recipe_table,
+    "public names": public_names,
 }
-FILES = ("README.md", "docs/networks.md", "docs/recipes.md", "docs/data.md")
+FILES = ("README.md", "docs/networks.md", "docs/recipes.md", "docs/data.md", "docs/api.md")
 
 
 def fill(text: str) -> str:

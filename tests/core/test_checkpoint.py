@@ -51,9 +51,7 @@ def test_round_trip(path: Path) -> None:
 
 
 def test_weights_without_a_task(path: Path) -> None:
-    trunk = WeightsInfo(
-        model="vgg16", settings={}, labels=None, preprocessing=INFO.preprocessing
-    )
+    trunk = WeightsInfo(model="vgg16", settings={}, labels=None, preprocessing=INFO.preprocessing)
     save_weights(path, {"a": torch.zeros(1)}, trunk)
     assert read_info(path) == trunk
 

@@ -73,8 +73,7 @@ def test_unknown_name() -> None:
 def test_unknown_setting_lists_what_there_is() -> None:
     error = unknown_setting("unet", ["widht", "zoom"], ["width", "depth"])
     assert str(error) == (
-        "unet has no setting 'widht' (nor 'zoom'); did you mean 'width'? "
-        "(it has depth, width)"
+        "unet has no setting 'widht' (nor 'zoom'); did you mean 'width'? (it has depth, width)"
     )
 
 

@@ -32,7 +32,9 @@ def test_any_leading_dimensions() -> None:
 
 def test_imagenet_numbers() -> None:
     white = IMAGENET(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten()
-    wanted = [(1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    wanted = [
+        (1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ]
     np.testing.assert_allclose(white.numpy(), wanted, rtol=1e-6)
     assert UNIT(torch.full((3, 1, 1), 51, dtype=torch.uint8)).flatten().tolist() == pytest.approx(
         [0.2] * 3

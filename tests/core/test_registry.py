@@ -73,7 +73,7 @@ def test_a_broken_module_is_an_error_each_time(package: Path, where: str) -> Non
 def test_a_name_is_taken_once() -> None:
     registry: Registry[int] = Registry("shape", "semseg.core")
     registry.add("square", 4)
-    with pytest.raises(ValueError, match="^shape name 'square' is already taken by 4$"):
+    with pytest.raises(ValueError, match=r"^shape name 'square' is already taken by 4$"):
         registry.add("square", 5)
     assert registry["square"] == 4
 

@@ -11,6 +11,7 @@ from PIL import Image
 from semseg.core.checks import FileError, InputError, SettingError
 from semseg.core.labels import LabelMap
 from semseg.data import build_dataset
+from semseg.data.folder import _share
 
 CLASSES = "classes:\n  - ground\n  - {name: tree, id: 7}\n  - {name: void, id: 255, ignore: true}\n"
 
@@ -120,6 +121,13 @@ def test_drawn_split_of_few_images_leaves_none_empty(root: Path, count: int) -> 
         sizes = [len(build_dataset("folder", split, sub)) for split in ("train", "val")]
         assert min(sizes) >= 1
         assert sum(sizes) == count
+
+
+def test_drawn_split_leaves_train_one_image(root: Path) -> None:
+    drawn = [f"{i}.png" for i in range(60) if _share(Path(f"{i}.png")) >= 0.8][:3]
+    for name in drawn:
+        put(root, name)
+    assert [len(build_dataset("folder", split, root)) for split in ("train", "val")] == [1, 2]
 
 
 def test_one_image_cannot_be_split(root: Path) -> None:

@@ -129,10 +129,11 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 
 @pytest.mark.parametrize("read", [read_image, read_mask])
 def test_damaged_files_are_named(tmp_path: Path, read) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)
     whole = save(tmp_path / "whole.png", noise).read_bytes()
     for name, content in {
         "truncated.png": whole[: len(whole) // 2],
+        "chunk.png": whole[:-50_000] + whole[-50_000:].replace(b"IDAT", b"I\0AT"),
         "empty.png": b"",
         "text.png": b"this is no image",
     }.items():

@@ -16,7 +16,7 @@ from semseg.core.labels import LabelMap
 from semseg.data.transforms import AugmentConfig, build_transform
 
 LABELS = LabelMap.from_names(["a", "b", "c"])
-LEVELS = {0: 0, 1: 80, 2: 240, 255: 160}  # what each train id looks like; 160 is the fill
+LEVELS = {0: 40, 1: 100, 2: 240, 255: 160}  # how each train id looks; 160 is the fill
 FILL = (160 / 255,) * 3
 
 CASES = {
@@ -197,11 +197,17 @@ def test_no_settings_change_nothing() -> None:
 
 def test_crop_beyond_the_image_is_filled() -> None:
     mask = torch.ones(20, 30, dtype=torch.uint8)
-    image, moved = transform_of(crop=(50, 40))(picture(mask), tv_tensors.Mask(mask))
-    assert tuple(moved.shape) == (50, 40)
-    assert int((moved == 1).sum()) == 20 * 30
-    assert int((moved == 255).sum()) == 50 * 40 - 20 * 30
-    assert torch.equal(image, picture(moved.as_subclass(torch.Tensor)))
+    places = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        image, moved = transform_of(crop=(50, 40))(picture(mask), tv_tensors.Mask(mask))
+        assert tuple(moved.shape) == (50, 40)
+        assert int((moved == 1).sum()) == 20 * 30
+        assert int((moved == 255).sum()) == 50 * 40 - 20 * 30
+        assert torch.equal(image, picture(moved.as_subclass(torch.Tensor)))
+        places.add(tuple((moved == 1).nonzero()[0].tolist()))
+    assert len({top for top, _ in places}) > 5
+    assert len({left for _, left in places}) > 5
 
 
 def test_crop_without_scale_copies_pixels() -> None:
@@ -249,7 +255,7 @@ def test_resize_does_not_shift_the_mask_against_the_image(size: tuple[int, int])
         mask = torch.zeros(90, 96, dtype=torch.uint8)
         mask[20 + offset : 53 + offset, 15 + offset : 54 + offset] = 2
         image, moved = transform_of(resize=size)(picture(mask), tv_tensors.Mask(mask))
-        shifts.append(center(image[0].float()) - center((moved == 2).float()))
+        shifts.append(center(image[0].float() - LEVELS[0]) - center((moved == 2).float()))
     assert float(torch.stack(shifts).mean(dim=0).abs().max()) < 0.02
 
 
@@ -268,16 +274,32 @@ def test_guard_draws_again_until_classes_are_mixed() -> None:
     # one in seven windows is mixed enough; ten draws miss all with probability 0.2
 
 
-def test_guard_counts_no_ignored_pixels_and_leaves_empty_windows() -> None:
+def test_guard_does_not_count_ignored_pixels() -> None:
+    mask = torch.full((60, 60), 255, dtype=torch.uint8)
+    mask[:, ::8] = 0
+    mask[:, 4::8] = 1  # a quarter counts, half and half in every window: the first is taken
+    windows = []
+    for limit in (0.75, 1.0):
+        torch.manual_seed(0)
+        transform = transform_of(crop=(16, 16), scale=(0.8, 1.2), max_class_share=limit)
+        windows.append([transform(picture(mask), tv_tensors.Mask(mask))[1] for _ in range(20)])
+    assert all(map(torch.equal, *windows))
+
+
+def test_guard_leaves_windows_where_nothing_counts() -> None:
     mask = torch.full((60, 60), 255, dtype=torch.uint8)
     mask[20:40, 20:40:2] = 0
-    mask[20:40, 21:40:2] = 1  # mixed half and half wherever anything counts
-    transform = transform_of(crop=(30, 30))
+    mask[20:40, 21:40:2] = 1
+    transform = transform_of(crop=(10, 10))
     torch.manual_seed(0)
     moved = [transform(picture(mask), tv_tensors.Mask(mask))[1] for _ in range(60)]
-    assert all(bool((m != 255).any()) for m in moved)
-    uniform = torch.zeros(60, 60, dtype=torch.uint8)  # no window can be mixed: the last is taken
-    assert tuple(transform(picture(uniform), tv_tensors.Mask(uniform))[1].shape) == (30, 30)
+    assert sum(bool((m == 255).all()) for m in moved) < 6  # 0.66 without the guard
+
+
+def test_guard_takes_the_last_window_when_none_is_mixed() -> None:
+    mask = torch.zeros(60, 60, dtype=torch.uint8)
+    _, moved = transform_of(crop=(30, 30))(picture(mask), tv_tensors.Mask(mask))
+    assert tuple(moved.shape) == (30, 30)
 
 
 def test_noise_has_the_stated_strength() -> None:

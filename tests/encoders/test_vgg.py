@@ -103,9 +103,7 @@ def test_both_published_layouts_give_the_same_weights(
     assert ours["fc7.weight"].shape == (64 * WIDTH, 64 * WIDTH, 1, 1)
 
 
-def test_fc6_as_a_convolution_is_the_layer_it_was(
-    published: dict[str, Tensor], file: Path
-) -> None:
+def test_fc6_as_a_convolution_is_the_layer_it_was(published: dict[str, Tensor], file: Path) -> None:
     pooled = image(1, 8 * WIDTH, 7, 7)
     weight = read_vgg16_weights(file)["fc6.weight"]
     want = pooled.flatten(1) @ published["classifier.0.weight"].T
@@ -143,7 +141,7 @@ def test_true_takes_torchvisions(
         raise URLError("no route to host")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(FileError, match=r"VGG16 weights cannot be had: .*no route.*pretrained=PATH"):
+    with pytest.raises(FileError, match=r"weights cannot be had: .*no route.*pretrained=PATH"):
         read_vgg16_weights()
 
 

@@ -125,7 +125,9 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
     """
     model, images = without_dropout(model).double(), images.double()
     with torch.no_grad():
-        evaluated = model.eval().forward_heads(model.pad(images)) | {"output": model(images)}
+        evaluated = model.eval().forward_heads(model.pad(images))
+        # what forward() does with them; computing the heads once is enough
+        evaluated["output"] = model.full_size(evaluated["logits"], images.shape[-2:])
         trained = model.train().forward_heads(model.pad(images))
     return {"eval": evaluated, "train": trained}
 

@@ -99,7 +99,9 @@ def test_published_vgg16_goes_into_the_encoder(tmp_path: Path, channels: int) ->
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save(vgg16(width=4), tmp_path / "vgg16.pth")
-    with pytest.raises(InputError, match="published VGG16 weights have width 4, this encoder has 8"):
+    with pytest.raises(
+        InputError, match="published VGG16 weights have width 4, this encoder has 8"
+    ):
         create_model("segnet", width=8, pretrained=tmp_path / "vgg16.pth")
     torch.save({"features.0.weight": torch.rand(4, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(FileError, match="is not a plain VGG16"):

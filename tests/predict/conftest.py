@@ -48,9 +48,7 @@ def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with ``best.safetensors`` alone."""
     model = network()
-    info = WeightsInfo(
-        model="unet", settings=settings_of(model), labels=LABELS, preprocessing=RULE
-    )
+    info = WeightsInfo(model="unet", settings=settings_of(model), labels=LABELS, preprocessing=RULE)
     folder = tmp_path_factory.mktemp("run")
     save_weights(folder / "best.safetensors", model.state_dict(), info)
     return folder

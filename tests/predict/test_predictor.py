@@ -242,9 +242,9 @@ def test_what_a_network_needs_beside_it() -> None:
         "the preprocessing is for 1 channels, the network takes 3; "
         "use preprocessing.for_channels(3)"
     )
+    three = LabelMap.from_names(["a", "b", "c"])
     for classes, predicts in ((4, 4), (1, 2)):
         with pytest.raises(InputError) as caught:
-            three = LabelMap.from_names(["a", "b", "c"])
             Predictor(network(classes), "cpu", labels=three, preprocessing=RULE)
         assert str(caught.value) == (
             f"the label map has 3 classes, the network predicts {predicts}; "
@@ -259,7 +259,7 @@ def test_weights_without_labels(tmp_path: Path) -> None:
         model="unet", settings=settings_of(model), labels=None, preprocessing=IMAGENET
     )
     save_weights(path, model.state_dict(), info)
-    with pytest.raises(InputError, match="^the network comes without labels; give labels=$"):
+    with pytest.raises(InputError, match=r"^the network comes without labels; give labels=$"):
         Predictor(path, "cpu")
     predictor = Predictor(path, "cpu", labels=LABELS, preprocessing=RULE)
     wanted = Predictor(model, "cpu", labels=LABELS, preprocessing=RULE)(scene(20, 20)).mask
@@ -289,7 +289,7 @@ def test_output_that_is_not_a_number(weights: Path) -> None:
     parameter = list(predictor.model.parameters())[-1]
     with torch.no_grad():
         parameter[1] = torch.nan  # one class alone
-    with pytest.raises(InputError, match="^the network's output is not a number: its training"):
+    with pytest.raises(InputError, match=r"^the network's output is not a number: its training"):
         predictor(scene(20, 20))
 
 
@@ -311,5 +311,5 @@ def test_too_large_for_the_memory(weights: Path, monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("another reason")
 
     monkeypatch.setattr(predictor.model, "forward", broken)
-    with pytest.raises(RuntimeError, match="^another reason$"):
+    with pytest.raises(RuntimeError, match=r"^another reason$"):
         predictor(scene(20, 30))

@@ -115,7 +115,7 @@ def test_strip_holds_the_four_panels() -> None:
     image, truth = scene(60, 90), np.zeros((60, 90), np.uint8)
     prediction = np.ones_like(truth)
     prediction[:30] = 0
-    plain = np.asarray(render.strip(image, truth, prediction, LABELS, titles=()))
+    plain = np.asarray(render.strip(image, truth, prediction, LABELS, titles=False))
     assert plain.shape == (60, 4 * 90 + 3 * 4, 3)
     panels = [
         image,

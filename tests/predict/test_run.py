@@ -44,14 +44,13 @@ def test_several_kinds_have_folders(predictor: Predictor, photos: Path, tmp_path
     out = tmp_path / "out"
     predict_files(predictor, photos, out, outputs=tuple(RENDERERS))
     kinds = ("color", "confidence", "ids", "overlay", "palette")
-    assert tree(out) == sorted([*(f"{k}/p{i}.png" for k in kinds for i in range(3))] + [
-        "manifest.jsonl"
-    ])
+    wanted = [f"{kind}/p{i}.png" for kind in kinds for i in range(3)]
+    assert tree(out) == sorted([*wanted, "manifest.jsonl"])
     prediction = predictor(photos / "p0.png", confidence=True)
     assert prediction.confidence is not None
-    wanted = np.rint(prediction.confidence * 255)
+    grey = np.rint(prediction.confidence * 255)
     with Image.open(out / "confidence" / "p0.png") as written:
-        np.testing.assert_allclose(np.asarray(written), wanted, atol=1)
+        np.testing.assert_allclose(np.asarray(written), grey, atol=1)
     np.testing.assert_array_equal(
         read_mask(out / "ids" / "p0.png"), read_mask(out / "palette" / "p0.png")
     )
@@ -66,9 +65,7 @@ def test_manifest(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     pages[0].save(photos / "c.tif", save_all=True, append_images=pages[1:])
     out = tmp_path / "out"
     seen: list[tuple[int, int]] = []
-    predict_files(
-        predictor, photos, out, ("palette",), on_progress=lambda *step: seen.append(step)
-    )
+    predict_files(predictor, photos, out, ("palette",), on_progress=lambda *step: seen.append(step))
     records = lines(out)
     assert seen == [(i, 6) for i in range(1, 7)]
     assert [Path(r["image"]).name for r in records] == [
@@ -139,9 +136,7 @@ def test_results_are_not_replaced_unless_told(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_images_are_never_written_over(
-    predictor: Predictor, photos: Path, overwrite: bool
-) -> None:
+def test_images_are_never_written_over(predictor: Predictor, photos: Path, overwrite: bool) -> None:
     before = (photos / "p0.png").read_bytes()
     with pytest.raises(InputError) as caught:
         predict_files(predictor, photos, photos / ".", overwrite=overwrite)
@@ -224,6 +219,7 @@ def test_written_masks_score_what_evaluation_says(tmp_path: Path) -> None:
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"needs CamVid in {CAMVID}")
 def test_camvid_masks_score_what_evaluation_says(tmp_path: Path) -> None:
     from semseg.data import build_dataset

@@ -106,7 +106,9 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for snippet in snippets:
         names: dict[str, object] = {}
         exec(compile(snippet, "README.md", "exec"), names)
-        used = {node.attr for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Attribute)}
+        used = {
+            node.attr for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Attribute)
+        }
         assert used & set(semseg.__all__)
 
 

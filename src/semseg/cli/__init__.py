@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from semseg import __version__
-from semseg.cli.errors import one_line
+from semseg.cli.errors import EXIT_INTERRUPTED, EXIT_MISTAKE, one_line
 
 COMMANDS = {
     "demo": ("demo", "Train a small network on generated scenes and write a report; no data."),
@@ -23,9 +23,6 @@ COMMANDS = {
     "predict": ("predict", "Segment images and write masks, colours and overlays."),
 }
 """Module of each command, and its line in ``semseg --help``: the first of its docstring."""
-
-EXIT_MISTAKE = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = App(
     name="semseg",
@@ -50,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``semseg``; those of the process if ``None``.
 
     Returns:
-        0; 1 when a command did its work and the result is not good enough; 2 for a mistake of
-        the user, told in one line on stderr; 3 when ``predict`` could not do every file; 130
-        after Ctrl-C. Any other exception is a bug and passes through with its traceback.
+        0; 1 when ``demo`` falls short; 2 for a mistake of the user, told in one line on stderr;
+        3 when ``predict`` could not do every file; 130 after Ctrl-C and when ``train`` stopped
+        before its end. Any other exception is a bug and passes through with its traceback.
     """
     try:
         return app(sys.argv[1:] if arguments is None else list(arguments)) or 0

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from semseg.cli.console import output
+from semseg.cli.errors import EXIT_BELOW_WANTED, EXIT_INTERRUPTED
 
 EXAMPLES = """Examples:
 
@@ -41,6 +42,8 @@ def demo(
     place = {"out": str(out.absolute().parent), "name": out.absolute().name}
     with as_file(files("semseg.cli") / "demo.yaml") as recipe:
         run = train(recipe, overrides=place, overwrite=overwrite)
+    if not run.finished:
+        return EXIT_INTERRUPTED
     scores = validate_run(run.folder)
     scenes = _write_scenes(run.folder / "scenes")
     predictions = run.folder / "predictions"
@@ -53,7 +56,7 @@ def demo(
         f"mIoU {100 * scores.miou:.2f} % on scenes the network has not seen: "
         + ("all is well" if good else f"less than the {100 * WANTED_MIOU:.0f} % it must reach")
     )
-    return 0 if good else 1
+    return 0 if good else EXIT_BELOW_WANTED
 
 
 def _write_scenes(folder: Path) -> Path:

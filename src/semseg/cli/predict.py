@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from semseg.cli.console import output, progress
+from semseg.cli.errors import EXIT_SOME_FAILED
 
 EXAMPLES = """Examples:
 
@@ -16,7 +17,6 @@ EXAMPLES = """Examples:
     semseg predict runs/camvid_enet 'photos/**/*.jpg' --out masks --outputs ids overlay
     semseg predict best.safetensors photo.jpg --out masks --device cpu
 """
-EXIT_SOME_FAILED = 3
 
 command = App(name="predict", help_epilogue=EXAMPLES)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from semseg.cli.console import output
+from semseg.cli.errors import EXIT_INTERRUPTED
 from semseg.cli.overrides import parse_overrides
 from semseg.cli.recipe_help import recipe_help
 from semseg.train.config import TrainConfig
@@ -29,7 +30,7 @@ def train(
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True, name="--SECTION.KEY")],
     resume: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
-) -> None:
+) -> int:
     """Train a network as a recipe says.
 
     Args:
@@ -37,10 +38,14 @@ def train(
         changes: recipe keys with other values, e.g. `--optimizer.lr 1e-3`.
         resume: go on where the run of this name stopped.
         overwrite: replace the run of this name.
+
+    Prints the run folder. Exit status 130 if the training was stopped before its end; its state is
+    saved then.
     """
     from semseg.train import train as train_model
 
     run = train_model(
         recipe, overrides=parse_overrides(changes), resume=resume, overwrite=overwrite
     )
-    output().print(f"run in {run.folder}")
+    output().print(run.folder, soft_wrap=True)
+    return 0 if run.finished else EXIT_INTERRUPTED

@@ -78,9 +78,7 @@ def image_array(
         return np.repeat(grey[..., None], channels, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    if image.mode in ("1", "LA", "La"):
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
+    if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     if channels == 1:
         return np.array(image.convert("L"))[..., None]
@@ -125,8 +123,8 @@ def _open(path: Path, what: str) -> Image.Image:
 
 
 def _is_grey(image: Image.Image) -> bool:
-    red, green, blue = np.reshape(image.getpalette(), (-1, 3)).T
-    return bool((red == green).all() and (green == blue).all())
+    palette = np.array(image.getpalette()).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
 
 
 def _to_8_bit(values: NDArray[Any], path: str | Path) -> NDArray[np.uint8]:

@@ -34,6 +34,7 @@ class LossSettings(BaseModel):
 
 
 LOSSES: Registry[type[LossSettings]] = Registry("loss", "semseg.losses")
+"""The settings of every loss, by name."""
 
 S = TypeVar("S", bound=type[LossSettings])
 

@@ -6,7 +6,6 @@ ids, through the label map. Images are ``(H, W, C)`` ``uint8``, RGB or grey.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +101,7 @@ def boundaries(mask: NDArray[Any]) -> NDArray[np.bool_]:
 def error_map(
     image: Pixels, prediction: NDArray[Any], truth: NDArray[Any], ignore_id: int = 255
 ) -> Image.Image:
-    """Return what is right as the image in pale grey, what is wrong in red, what is ignored in black.
+    """Return the image in pale grey, what is wrong in red, what is ignored in black.
 
     Args:
         image: ``(H, W, C)`` or ``(H, W)`` ``uint8``.
@@ -151,42 +150,49 @@ def legend(labels: LabelMap, width: int = 960, size: int = 14) -> Image.Image:
     return picture
 
 
-def strip(
-    image: Pixels,
-    truth: NDArray[Any],
-    prediction: NDArray[Any],
-    labels: LabelMap,
-    titles: Sequence[str] = ("image", "truth", "prediction", "error"),
-) -> Image.Image:
-    """Return image, truth, prediction and errors side by side.
+def panels(
+    image: Pixels, truth: NDArray[Any], prediction: NDArray[Any], labels: LabelMap
+) -> dict[str, Image.Image]:
+    """Return image, truth, prediction and errors by their names, all of one size.
 
     Args:
         image: ``(H, W, C)`` or ``(H, W)`` ``uint8``.
         truth: ``(H, W)`` train ids and the ignore id.
         prediction: ``(H, W)`` train ids.
         labels: their colours.
-        titles: a word above each; empty for none.
 
     Raises:
         InputError: sizes that differ.
     """
-    panels = (
-        Image.fromarray(_rgb(image, truth)),
-        color_png(truth, labels),
-        color_png(prediction, labels),
-        error_map(image, prediction, truth, labels.ignore_id),
-    )
-    width, height = panels[0].size
+    return {
+        "image": Image.fromarray(_rgb(image, truth)),
+        "truth": color_png(truth, labels),
+        "prediction": color_png(prediction, labels),
+        "error": error_map(image, prediction, truth, labels.ignore_id),
+    }
+
+
+def strip(
+    image: Pixels,
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    labels: LabelMap,
+    titles: bool = True,
+) -> Image.Image:
+    """Return the four :func:`panels` side by side, with their names above if ``titles``."""
+    shown = panels(image, truth, prediction, labels)
+    width, height = shown["image"].size
     gap = max(4, width // 60)
     letters = max(11, width // 28)
     top = letters + 8 if titles else 0
     picture = Image.new("RGB", (4 * width + 3 * gap, height + top), "white")
-    for i, panel in enumerate(panels):
-        picture.paste(panel, (i * (width + gap), top))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(letters)
-    for i, title in enumerate(titles):
-        draw.text((i * (width + gap), top / 2), title, fill="black", font=font, anchor="lm")
+    for i, (title, panel) in enumerate(shown.items()):
+        left = i * (width + gap)
+        picture.paste(panel, (left, top))
+        if titles:
+            draw.text((left, top / 2), title, fill="black", font=font, anchor="lm")
     return picture
 
 

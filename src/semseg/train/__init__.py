@@ -6,10 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from semseg.train.config import TrainConfig
+    from semseg.train.config import TrainConfig, load_recipe
     from semseg.train.evaluation import evaluate, validate_run
     from semseg.train.folder import Run
-    from semseg.train.recipe import load_recipe
     from semseg.train.start import train
 
 __all__ = ["Run", "TrainConfig", "evaluate", "load_recipe", "train", "validate_run"]
@@ -18,7 +17,7 @@ _HOMES = {
     "Run": "semseg.train.folder",
     "TrainConfig": "semseg.train.config",
     "evaluate": "semseg.train.evaluation",
-    "load_recipe": "semseg.train.recipe",
+    "load_recipe": "semseg.train.config",
     "train": "semseg.train.start",
     "validate_run": "semseg.train.evaluation",
 }

@@ -24,7 +24,7 @@ def epoch_row(position: Position, lr: float, images_per_second: float) -> dict[s
     Args:
         position: at the end of the epoch, before it is counted.
         lr: highest learning rate of the last step.
-        images_per_second: of the training steps of this epoch.
+        images_per_second: of the training steps so far.
     """
     steps = position.step_in_epoch
     terms = {f"loss_{name}": total / steps for name, total in position.loss_sums.items()}

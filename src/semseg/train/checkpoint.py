@@ -59,6 +59,10 @@ class Position:
     train_seconds: float = 0.0
     finished: bool = False
 
+    def images_per_second(self, samples_per_step: int) -> float:
+        """Return the speed of all training steps so far."""
+        return self.step * samples_per_step / max(1e-9, self.train_seconds)
+
 
 @dataclass(kw_only=True)
 class TrainingState:

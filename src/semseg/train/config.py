@@ -2,125 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
+from semseg.core.checks import FileError, InputError, SettingError, nearest
 from semseg.data.transforms import AugmentConfig
-from semseg.losses import LossTerm
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values do not change afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ModelConfig(Section):
-    """Which network."""
-
-    name: str
-    """Network; `semseg list` names them."""
-    pretrained: bool | Path = False
-    """Whether the trunk starts from its published weights, or a local file of them."""
-    weights: Path | None = None
-    """Start from all weights of a semseg .safetensors file; its classes must be the data's."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the network, e.g. {encoder: resnet34}; classes and channels follow the data."""
-
-
-class DataConfig(Section):
-    """Which images."""
-
-    name: str
-    """Dataset; `semseg data` names them."""
-    root: Path | None = None
-    """Folder of the files, relative to the current folder."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the dataset, e.g. {cache: true}."""
-    workers: int = Field(default=2, ge=0)
-    """Processes that read and transform images; 0 does it in the training process."""
-
-
-class LossConfig(Section):
-    """What is minimised."""
-
-    terms: tuple[LossTerm, ...] = Field(default=(LossTerm(name="cross_entropy"),), min_length=1)
-    """Weighted sum of losses, each {name, weight, settings}."""
-
-
-class OptimizerConfig(Section):
-    """How weights move."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    """Optimiser."""
-    lr: float = Field(default=1e-3, gt=0)
-    """Highest learning rate."""
-    weight_decay: float = Field(default=1e-2, ge=0)
-    """Decay of weights; biases and everything else of one dimension (norms) are never decayed."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd, first beta of adamw."""
-    nesterov: bool = False
-    """Whether sgd takes Nesterov's form of momentum."""
-    head_lr_factor: float = Field(default=1.0, gt=0)
-    """Learning rate of what is not the pretrained trunk, as a multiple of `lr`."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ValueError("nesterov needs sgd with momentum")
-        return self
-
-
-class ScheduleConfig(Section):
-    """How the learning rate changes, step by step, over all epochs."""
-
-    name: Literal["poly", "cosine", "one_cycle"] = "poly"
-    """Shape. poly falls as (1 - progress)^power, cosine as half a cosine wave; one_cycle rises for
-    30 % of the steps from 1/25 and falls to 1/250000, both as half a cosine wave."""
-    power: float = Field(default=0.9, gt=0)
-    """Exponent of poly."""
-    warmup_steps: int | None = Field(default=None, ge=0)
-    """Steps of linear rise before poly or cosine start."""
-    warmup_epochs: float | None = Field(default=None, ge=0)
-    """The same in epochs."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_epochs is not None:
-            raise ValueError("give warmup_steps or warmup_epochs, not both")
-        if self.name == "one_cycle" and (self.warmup_steps or self.warmup_epochs):
-            raise ValueError("one_cycle rises by itself; leave the warm-up out")
-        return self
-
-
-class LoopConfig(Section):
-    """How long, how much at once, on what."""
-
-    epochs: int = Field(default=100, ge=1)
-    """Passes over the training images; they also decide the schedule."""
-    batch_size: int = Field(default=8, ge=1)
-    """Images per forward pass and process."""
-    accumulate: int = Field(default=1, ge=1)
-    """Forward passes whose gradients are averaged into one step."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of all gradients together; null does not clip."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of forward and backward pass; fp16 needs a GPU. Validation is always fp32."""
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of the running average of weights that is validated and kept; null keeps the weights
-    themselves. The decay rises as (1 + n) / (10 + n) until it reaches this value."""
-    val_every: int = Field(default=1, ge=1)
-    """Validate after every so many epochs, and after the last."""
-    save_every_steps: int | None = Field(default=None, ge=1)
-    """Save the training state within an epoch as well; it is always saved after each epoch."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
-    channels_last: bool = False
-    """Memory order N, H, W, C for weights and images; often faster."""
-    max_minutes: float | None = Field(default=None, gt=0)
-    """Stop with the state saved after so many minutes; --resume goes on."""
+from semseg.train.sections import (
+    DataConfig,
+    LoopConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    Section,
+)
 
 
 class TrainConfig(Section):
@@ -161,3 +59,105 @@ class TrainConfig(Section):
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML values, complete."""
         return self.model_dump(mode="json")
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file, or a run folder (its ``config.yaml``).
+        overrides: values by dotted path, e.g. ``{"optimizer.lr": 0.01}``; they win.
+
+    Raises:
+        FileError: the file is missing or is not YAML.
+        SettingError: a key that does not exist; the nearest are shown.
+        InputError: a value that cannot be used, or a key that is missing.
+    """
+    import yaml
+
+    path = Path(path)
+    file = path / "config.yaml" if path.is_dir() else path
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileError(f"recipe {file} does not exist; give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FileError(f"recipe {file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise FileError(f"recipe {file} holds no sections; it needs at least name, model and data")
+    return parse_recipe(data, overrides, source=str(file))
+
+
+def parse_recipe(
+    data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "recipe"
+) -> TrainConfig:
+    """Check a recipe given as nested dictionaries; arguments and errors as :func:`load_recipe`."""
+    merged = _copy(data)
+    for key, value in (overrides or {}).items():
+        *sections, last = key.split(".")
+        place = merged
+        for section in sections:
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise SettingError(f"{source}: {key!r} goes into {section!r}, which has no keys")
+            place = inner
+        place[last] = value
+    try:
+        return TrainConfig.model_validate(merged)
+    except ValidationError as error:
+        raise explain(error, source) from error
+
+
+def differences(new: TrainConfig, old: TrainConfig) -> list[str]:
+    """Return ``"key: new against old"`` for every value that differs, by dotted path."""
+    a, b = _flat(new.to_dict()), _flat(old.to_dict())
+    missing = object()
+    return [
+        f"{key}: {a.get(key)!r} against {b.get(key)!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, missing) != b.get(key, missing)
+    ]
+
+
+def explain(error: ValidationError, source: str) -> SettingError | InputError:
+    """Return one line for what pydantic found: the key, what came, what was wanted."""
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first, rest = errors[0], len(errors) - 1
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {rest} more)" if rest else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        hint = nearest(str(first["loc"][-1]), known)
+        return SettingError(f"{source}: no setting {place!r}; {hint}{more}")
+    if first["type"] == "missing":
+        return InputError(f"{source}: {place!r} is missing; add it{more}")
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return InputError(f"{source}: {place}: {message}{more}")
+    wanted = first["msg"].partition(" should ")[2] or first["msg"]
+    return InputError(f"{source}: {place} is {first['input']!r}; it should {wanted}{more}")
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = TrainConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

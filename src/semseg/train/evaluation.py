@@ -17,7 +17,7 @@ from semseg.data import Sample, SegmentationDataset, build_dataset
 from semseg.data.loader import make_loader
 from semseg.metrics import Absent, ConfusionMatrix, Scores
 from semseg.models import load
-from semseg.train.recipe import load_recipe
+from semseg.train.config import load_recipe
 
 
 @torch.inference_mode()

@@ -25,8 +25,7 @@ from semseg.core.files import write_text
 from semseg.data import SegmentationDataset
 from semseg.losses import ClassCounts
 from semseg.train.checkpoint import Position
-from semseg.train.config import TrainConfig
-from semseg.train.recipe import differences, load_recipe
+from semseg.train.config import TrainConfig, differences, load_recipe
 
 FREE = ("data.root", "data.workers", "out", "name", "train.device", "train.max_minutes")
 """Settings that may differ when a run is resumed: they do not decide its result."""
@@ -82,6 +81,13 @@ def start_folder(config: TrainConfig) -> None:
     config.folder.mkdir(parents=True)
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
     write_text(config.folder / "config.yaml", text)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process had half written."""
+    for place in (folder, folder / "state"):
+        for path in (*place.glob(".*.partial-*"), *place.glob(".*.old-*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _check_same(config: TrainConfig, folder: Path) -> None:

@@ -152,7 +152,8 @@ class Loop:
             self.session.average.update_parameters(self.session.parts.model)
         position.seconds = time.monotonic() - self.started
         lr = self.session.config.optimizer.lr * self._lr_factor(position.step - 1)
-        row = artefacts.epoch_row(position, lr, self._images_per_second())
+        speed = position.images_per_second(self.session.samples_per_step)
+        row = artefacts.epoch_row(position, lr, speed)
         last = position.epoch + 1 == settings.epochs
         best = False
         if last or (position.epoch + 1) % settings.val_every == 0:
@@ -227,14 +228,9 @@ class Loop:
         session = self.session
         return lr_factor(session.config.schedule, step, session.steps, session.steps_per_epoch)
 
-    def _images_per_second(self) -> float:
-        """Return the speed of the training steps of the whole run so far."""
-        images = self.position.step * self.session.samples_per_step
-        return images / max(1e-9, self.position.train_seconds)
-
     def _show(self) -> None:
-        note = f"{self._images_per_second():.1f} images/s"
-        self.display.step(self.position.step, self.session.steps, note)
+        speed = self.position.images_per_second(self.session.samples_per_step)
+        self.display.step(self.position.step, self.session.steps, f"{speed:.1f} images/s")
 
     def _show_validation(self, done: int) -> None:
         self.display.validation(done, len(self.session.parts.val) // self.world)

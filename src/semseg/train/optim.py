@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from semseg.core.checks import InputError
 from semseg.models.base import SegmentationModel
-from semseg.train.config import OptimizerConfig, ScheduleConfig
+from semseg.train.sections import OptimizerConfig, ScheduleConfig
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -63,7 +63,7 @@ def lr_factor(config: ScheduleConfig, step: int, steps: int, steps_per_epoch: in
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     if config.name == "one_cycle":
-        rise = max(1.0, RISE * steps)
+        rise = max(1.0, RISE * steps - 1)
         if step < rise:
             return _wave(START, 1.0, step / rise)
         return _wave(1.0, END, (step - rise) / max(1.0, steps - 1 - rise))

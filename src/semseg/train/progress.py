@@ -26,7 +26,7 @@ class Display:
     """
 
     def __init__(self, visible: bool) -> None:
-        self._console = Console(stderr=True, quiet=not visible, highlight=False, soft_wrap=True)
+        self._console = Console(quiet=not visible, highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

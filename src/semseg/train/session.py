@@ -122,7 +122,9 @@ def open_session(
         steps_per_epoch=len(parts.train) // samples_per_step,
     )
     if accelerator.is_main_process:
-        if not resume:
+        if resume:
+            folder.remove_leftovers(config.folder)
+        else:
             folder.start_folder(config)
         folder.write_facts(config.folder, parts.train, parts.val, counts)
     accelerator.wait_for_everyone()

@@ -13,11 +13,11 @@ from accelerate.utils import is_tensorboard_available
 
 from semseg.core.checks import InputError
 from semseg.train.checkpoint import Position
-from semseg.train.config import LoopConfig, TrainConfig
+from semseg.train.config import TrainConfig, load_recipe, parse_recipe
 from semseg.train.folder import Run, check_folder, write_result
 from semseg.train.loop import Loop, Stopped
 from semseg.train.progress import Display, StopSignals
-from semseg.train.recipe import load_recipe, parse_recipe
+from semseg.train.sections import LoopConfig
 from semseg.train.session import Session, open_session
 
 
@@ -87,9 +87,10 @@ def _finish(session: Session, position: Position, display: Display) -> Run:
     """Write ``result.json`` and the report, and say how the run went."""
     folder, best = session.config.folder, position.best
     if session.accelerator.is_main_process and best:
-        images = position.step * session.samples_per_step
-        write_result(folder, position, images / max(1e-9, position.train_seconds))
-        _write_report(folder)
+        from semseg.train.report import write_report  # brings matplotlib
+
+        write_result(folder, position, position.images_per_second(session.samples_per_step))
+        write_report(folder)
         display.line(f"best miou {best['miou']:.4f} in epoch {best['epoch']}; {folder}")
     return Run(
         folder=folder,
@@ -98,11 +99,3 @@ def _finish(session: Session, position: Position, display: Display) -> Run:
         step=position.step,
         finished=position.finished,
     )
-
-
-def _write_report(folder: Path) -> None:
-    try:
-        from semseg.train.report import write_report
-    except ModuleNotFoundError:
-        return
-    write_report(folder)

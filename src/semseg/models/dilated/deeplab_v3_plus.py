@@ -136,11 +136,7 @@ class DeepLabV3Plus(SegmentationModel):
 
     def no_weight_decay(self) -> set[str]:
         """Return the depthwise kernels: the authors' code regularises the pointwise ones only."""
-        return {
-            f"{name}.weight"
-            for name, module in self.named_modules()
-            if _is_depthwise(module) and not name.startswith("encoder.")
-        }
+        return {f"{name}.weight" for name, part in self.named_modules() if _is_depthwise(part)}
 
 
 class ASPP(nn.Module):
@@ -189,7 +185,7 @@ def _dense(cin: int, cout: int, dilation: int = 1) -> nn.Sequential:
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups > 1
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
 
 
 def _init(part: nn.Module) -> None:

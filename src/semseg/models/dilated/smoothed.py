@@ -22,6 +22,8 @@ Deviations:
     - In the authors' code the first group takes part in no other one's mixture: its row of the
       matrix multiplies each group itself. Here it mixes like the rest, as the paper's equation 6
       says; equal where that row is that of the identity.
+    - The norms' epsilon is 1e-5, as in the Caffe weights that the authors start from; their code
+      leaves it at TensorFlow's 1e-3.
 """
 
 from __future__ import annotations

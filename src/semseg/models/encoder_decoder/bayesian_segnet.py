@@ -35,6 +35,7 @@ from semseg.core.preprocess import UNIT
 from semseg.models.base import Published, register
 from semseg.models.encoder_decoder.segnet import SegNet, SegNetConfig
 from semseg.models.encoder_decoder.segnet_basic import BYTES, SegNetBasic, SegNetBasicConfig
+from semseg.nn.norm import check_batch_norm
 
 KEEP = 2
 """Stages, from the finest, without dropout."""
@@ -101,6 +102,12 @@ def encode_decode(
     return x
 
 
+def deepest(decoder: nn.ModuleList) -> int:
+    """Return the stride of the last encoder's features; a pool follows them."""
+    stride: int = 2 ** (len(decoder) - 1)
+    return stride
+
+
 FACTS = {
     "paper": "arXiv:1511.02680",
     "year": 2015,
@@ -135,6 +142,7 @@ class BayesianSegNet(SegNet):
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` ``(N, K, H, W)``, one sample where dropout is on."""
+        check_batch_norm(type(self).__name__, images, deepest(self.decoder), self.training)
         x = encode_decode(images, self.encoder.stages, self.decoder, self.dropout)
         return {"logits": self.classifier(x)}
 
@@ -157,5 +165,6 @@ class BayesianSegNetBasic(SegNetBasic):
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` ``(N, K, H, W)``, one sample where dropout is on."""
+        check_batch_norm(type(self).__name__, images, deepest(self.decoder), self.training)
         x = encode_decode(self.norm(images), self.encoder, self.decoder, self.dropout)
         return {"logits": self.classifier(x)}

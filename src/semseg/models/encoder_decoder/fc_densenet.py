@@ -174,7 +174,7 @@ class FCDenseNet(SegmentationModel):
             x = torch.cat([x, block(x)], 1)
             skips.append(x)
             x = F.max_pool2d(down(x), 2)
-        check_batch_norm(type(self).__name__, x, self.training)
+        check_batch_norm(type(self).__name__, x, 1, self.training)
         new = self.bottom(x)
         for up, block, skip in zip(self.ups, self.up_blocks, reversed(skips), strict=True):
             height, width = skip.shape[-2:]

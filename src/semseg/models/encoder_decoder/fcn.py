@@ -3,7 +3,8 @@ r"""FCN: a classifier turned into convolutions, its scores enlarged and fused wi
 Paper:
     Long, Shelhamer, Darrell. "Fully Convolutional Networks for Semantic Segmentation." CVPR 2015,
     arXiv:1411.4038; Shelhamer, Long, Darrell, PAMI 2017, arXiv:1605.06211. Layers follow the
-    nets that the authors released (``voc-fcn32s``, ``voc-fcn16s``, ``voc-fcn8s``).
+    nets that the authors released (``voc-fcn32s``, ``voc-fcn16s``, ``voc-fcn8s``,
+    ``voc-fcn8s-atonce``).
 
 Shapes (any H, W; conv1_1 pads 100 pixels; sizes at H = W = 500, K = 21):
     images       (N, 3,    500, 500)
@@ -15,8 +16,8 @@ Shapes (any H, W; conv1_1 pads 100 pixels; sizes at H = W = 500, K = 21):
     full size    (N, K,    500, 500)
 
 Parameters:
-    134,346,581 (32s), 134,357,354 (16s) and 134,362,751 (8s) at 21 classes. The released nets
-    freeze every deconvolution (``lr_mult: 0``), so none is counted.
+    134,346,581 (32s), 134,357,354 (16s) and 134,362,751 (8s, staged or at once) at 21 classes.
+    The released nets freeze every deconvolution (``lr_mult: 0``), so none is counted.
 
 Deviations:
     - The CVPR paper's text learns the deconvolutions; the authors' code fixes them and reports
@@ -24,7 +25,6 @@ Deviations:
     - Published VGG16 weights of torchvision take RGB with ImageNet's mean and deviation; the
       authors' Caffe weights take BGR in 0..255 without the mean.
     - The loss is the recipe's; the paper sums over pixels (with learning rates of 1e-10 and less).
-    - ``fcn_8s_vgg16`` is the staged net; the at-once net that scales pool3 and pool4 is left out.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ They follow from conv1_1's padding of 100 and the deconvolutions' margins; Caffe
 computes them from the layers' coordinate maps.
 """
 
+AT_ONCE = (0.01, 0.0001)
+"""Fixed factors of pool4 and pool3 in the net that is trained at once."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FCNConfig(ModelConfig):
@@ -59,11 +62,17 @@ class FCNConfig(ModelConfig):
     width: int = 64
     """Channels of VGG16's first stage; all others are multiples of it."""
 
+    at_once: bool = False
+    """Train all streams of FCN-8s from VGG16 in one go: pool4 and pool3 are made small before they
+    are scored, so that the coarse stream learns first."""
+
     def __post_init__(self) -> None:
         # slots make a new class, which zero-argument super() does not find
         ModelConfig.__post_init__(self)
         if self.stride not in CROPS:
             raise InputError(f"FCN has stride 32, 16 or 8, got {self.stride}")
+        if self.at_once and self.stride != 8:
+            raise InputError(f"only FCN-8s is trained at once, this one has stride {self.stride}")
 
 
 PAPER = {
@@ -106,6 +115,14 @@ SOURCE = "README of the authors' code"
     ),
     **PAPER,
 )
+@register(
+    "fcn_8s_vgg16_at_once",
+    FCNConfig(stride=8, at_once=True),
+    title="FCN-8s at once (VGG16)",
+    num_params=134_362_751,
+    published=(Published("PASCAL VOC 2011 seg11valid", 65.4, SOURCE),),
+    **PAPER,
+)
 class FCN(SegmentationModel):
     """FCN-32s, -16s or -8s over VGG16; see the module docstring.
 
@@ -119,6 +136,7 @@ class FCN(SegmentationModel):
         w, classes = config.width, config.num_classes
         self.stride = config.stride
         self.crops = CROPS[config.stride]
+        self.factors = AT_ONCE if config.at_once else (1.0, 1.0)
         self.encoder = VGG16(config.in_channels, w, first_padding=100)
         self.fc6 = nn.Conv2d(8 * w, 64 * w, 7)
         self.fc7 = nn.Conv2d(64 * w, 64 * w, 1)
@@ -142,10 +160,10 @@ class FCN(SegmentationModel):
         scores: Tensor = self.score_fr(x)
         # the encoder gives stages before their pools; pooling two of them again is cheap
         if self.stride <= 16:
-            pool4 = self.score_pool4(self.encoder.pool(conv4))
+            pool4 = self.score_pool4(self.factors[0] * self.encoder.pool(conv4))
             scores = _fuse(self.upscore2(scores), pool4, self.crops[0])
         if self.stride == 8:
-            pool3 = self.score_pool3(self.encoder.pool(conv3))
+            pool3 = self.score_pool3(self.factors[1] * self.encoder.pool(conv3))
             scores = _fuse(self.upscore2(scores), pool3, self.crops[1])
         return {"logits": scores}
 

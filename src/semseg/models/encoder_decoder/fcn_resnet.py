@@ -58,7 +58,7 @@ FACTS = {
     "repository": "https://github.com/pytorch/vision",
     "paper_size": (520, 520),
     "verified": "reference output",
-    "small": {"encoder": "resnet10t"},
+    "small": {"encoder": "test_resnet"},
 }
 SOURCE = "torchvision's weights COCO_WITH_VOC_LABELS_V1"
 DATASET = "COCO val2017, classes of PASCAL VOC"
@@ -94,6 +94,6 @@ class FCNResNet(SegmentationModel):
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` and ``"aux"``, both ``(N, K, H/8, W/8)``."""
+        check_batch_norm(type(self).__name__, images, max(self.encoder.strides), self.training)
         *_, third, fourth = self.encoder(images)
-        check_batch_norm(type(self).__name__, fourth, self.training)
         return {"logits": self.head(fourth), "aux": self.aux(third)}

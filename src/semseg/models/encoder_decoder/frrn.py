@@ -206,12 +206,11 @@ class FRRN(SegmentationModel):
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` ``(N, K, H, W)``."""
+        check_batch_norm(type(self).__name__, images, self.multiple_of, self.training)
         pooling = self.stem(images)
         residual = self.split(pooling)
         for stage in self.down:
-            pooling = F.max_pool2d(pooling, 2)
-            check_batch_norm(type(self).__name__, pooling, self.training)
-            pooling, residual = stage(pooling, residual)
+            pooling, residual = stage(F.max_pool2d(pooling, 2), residual)
         for stage in self.up:
             pooling, residual = stage(double(pooling), residual)
         x = self.merge(torch.cat([double(pooling), residual], 1))

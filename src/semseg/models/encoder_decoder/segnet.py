@@ -45,6 +45,10 @@ from semseg.encoders.timm import adapt_stem
 from semseg.encoders.vgg import NAMES, STAGES, read_vgg16_weights
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
 from semseg.nn.init import he_normal_
+from semseg.nn.norm import check_batch_norm
+
+DEEPEST = 2 ** (len(STAGES) - 1)
+"""Stride of the last normalised features; a pool follows them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +80,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return the deepest features and, for each pool, its switches and what it pooled."""
+        check_batch_norm("SegNet's encoder", images, DEEPEST, self.training)
         x, pools = images, []
         for stage in self.stages:
             before = stage(x)

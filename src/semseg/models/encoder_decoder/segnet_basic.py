@@ -38,6 +38,9 @@ BYTES = Preprocessing(mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
 STAGES = 4
 
+DEEPEST = 2 ** (STAGES - 1)
+"""Stride of the last normalised features; a pool follows them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegNetBasicConfig(ModelConfig):
@@ -86,9 +89,9 @@ class SegNetBasic(SegmentationModel):
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` ``(N, K, H, W)``."""
+        check_batch_norm(type(self).__name__, images, DEEPEST, self.training)
         x, pools = self.norm(images), []
         for stage in self.encoder:
-            check_batch_norm(type(self).__name__, x, self.training)
             before = stage(x)
             x, switches = F.max_pool2d(before, 2, ceil_mode=True, return_indices=True)
             pools.append((switches, before.shape[-2:]))

@@ -1,0 +1,191 @@
+"""The report of a run: one HTML file that needs nothing else, for a screen or a phone."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semseg.core.checks import FileError, SemsegError
+from semseg.core.files import write_text
+from semseg.core.labels import LabelMap
+from semseg.train.report.examples import choose_examples
+from semseg.train.report.plots import curves, heat_map
+
+RULES = {
+    "present": "{counted} of {classes} classes: those that occur in truth or predictions",
+    "gt": "{counted} of {classes} classes: those that occur in the truth",
+    "all": "all {classes} classes; one that occurs nowhere counts as 0",
+}
+"""What the mean is over, by the rule for absent classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One line of the table of classes; shares are ``None`` where there is nothing to divide by.
+
+    Args:
+        name: of the class.
+        color: CSS colour.
+        iou: intersection over union.
+        recall: share of the truth's pixels that were found.
+        precision: share of the predicted pixels that are right.
+        truth: pixels in the truth.
+        predicted: pixels in the predictions, where the truth is labelled.
+        training: share of the labelled pixels of the training images.
+    """
+
+    name: str
+    color: str
+    iou: float | None
+    recall: float | None
+    precision: float | None
+    truth: int
+    predicted: int
+    training: float | None
+
+
+def write_report(run: Path, *, images: int = 8) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    The validation images shown are read again from the dataset; if that cannot be, the report says
+    why in their place.
+
+    Args:
+        run: a run folder with ``result.json``, so with at least one validation behind it.
+        images: how many validation images are shown, half of them the worst.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: the folder lacks a file that every run leaves, or the report cannot be written.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    run = Path(run)
+    result, rows = _json(run, "result.json"), _rows(run)
+    labels = LabelMap.from_dict(_json(run, "labels.json"), source=str(run / "labels.json"))
+    data = _json(run, "data.json")
+    counts = np.array(result["confusion"], dtype=np.int64)
+    examples, problem = None, None
+    try:
+        examples = choose_examples(run, images) if images else None
+    except SemsegError as error:
+        problem = str(error)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"percent": _percent, "duration": _duration, "number": "{:,}".format}
+    template = environment.from_string(_read(Path(str(files(__package__) / "report.html"))))
+    html = template.render(
+        name=run.resolve().name,
+        model=_model(run),
+        result=result,
+        rule=_rule(result, labels),
+        rows=rows,
+        plots=_plots(rows, result),
+        heat_map=heat_map("confusion", counts, labels.names),
+        classes=_classes(labels, result, counts, data),
+        examples=examples,
+        problem=problem,
+        config=_read(run / "config.yaml"),
+        environment=_json(run, "environment.json"),
+        data=data,
+        ignored=[label.name for label in labels.labels if label.ignored],
+    )
+    write_text(run / "report.html", html)
+    return run / "report.html"
+
+
+def _plots(rows: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, str]:
+    """Return the curves by their titles."""
+
+    def line(key: str, factor: float = 1) -> tuple[list[float], list[float]]:
+        held = [row for row in rows if row.get(key) is not None]
+        return [row["epoch"] for row in held], [factor * row[key] for row in held]
+
+    terms = sorted({key for row in rows for key in row if key.startswith("loss_")})
+    losses = {"sum": line("loss")}
+    if len(terms) > 1:
+        losses |= {term.removeprefix("loss_"): line(term) for term in terms}
+    scores = {"mIoU": line("val_miou", 100), "pixel accuracy": line("val_accuracy", 100)}
+    return {
+        "Validation, %": curves("validation", scores, mark=result["epoch"]),
+        "Training loss": curves("loss", losses),
+        "Learning rate": curves("lr", {"rate": line("lr")}),
+    }
+
+
+def _classes(
+    labels: LabelMap, result: dict[str, Any], counts: NDArray[np.int64], data: dict[str, Any]
+) -> list[ClassRow]:
+    right, truth, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    return [
+        ClassRow(
+            name=label.name,
+            color="rgb({}, {}, {})".format(*label.color),
+            iou=result["iou"][label.name],
+            recall=_share(right[i], truth[i]),
+            precision=_share(right[i], predicted[i]),
+            truth=int(truth[i]),
+            predicted=int(predicted[i]),
+            training=data["frequencies"].get(label.name),
+        )
+        for i, label in enumerate(labels.classes)
+    ]
+
+
+def _rule(result: dict[str, Any], labels: LabelMap) -> str:
+    counted = sum(value is not None for value in result["iou"].values())
+    return RULES[result["absent"]].format(counted=counted, classes=labels.num_classes)
+
+
+def _model(run: Path) -> str:
+    import yaml
+
+    return str(yaml.safe_load(_read(run / "config.yaml"))["model"]["name"])
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the two largest units.
+
+    Example:
+        >>> _duration(5), _duration(754), _duration(7300)
+        ('5 s', '12 min 34 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _read(run / "metrics.jsonl").splitlines()]
+
+
+def _json(run: Path, name: str) -> Any:
+    return json.loads(_read(run / name))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read ({error.strerror}); a report needs the folder of a run that "
+            "has been validated at least once"
+        ) from error
