@@ -76,11 +76,9 @@ def public_names() -> str:
     """Return every public name with the first line of its documentation."""
     tables = []
     for package in PACKAGES:
-        lines = [f"## {package}", "", "| name | what |", "|---|---|"]
-        for name in import_module(package).__all__:
-            if not name.startswith("__"):
-                lines.append(f"| `{package}.{name}` | {_first_line(package, name)} |")
-        tables.append("\n".join(lines))
+        names = [name for name in import_module(package).__all__ if not name.startswith("__")]
+        lines = [f"| `{package}.{name}` | {_first_line(package, name)} |" for name in names]
+        tables.append("\n".join([f"## {package}", "", "| name | what |", "|---|---|", *lines]))
     return "\n\n".join(tables)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
+from semseg.core.checkpoint import read_info
 from tests.cli.conftest import write_dataset
 
 Mistake = Callable[..., str]
@@ -210,6 +212,29 @@ def test_validate_on_a_split_that_does_not_exist(trained: Path, mistake: Mistake
     assert "unknown split of folder 'vall'" in mistake("validate", trained, "--split", "vall")
 
 
+def test_full_disk(
+    trained: Path, recipe: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the second epoch's weights are written; those of the first remain."""
+    write, written = Path.write_bytes, []
+
+    def full(path: Path, data: bytes) -> int:
+        if "best.safetensors" in path.name or "last.safetensors" in path.name:
+            written.append(path)
+            if len(written) > 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    line = mistake("train", recipe, "--train.epochs", "3")
+    assert "no space left while writing" in line
+    assert "the version before it is kept; free some space and go on" in line
+    folder = recipe.parent / "runs" / "tiny"
+    assert not list(folder.rglob("*.partial*"))
+    for name in ("best.safetensors", "last.safetensors"):
+        assert read_info(folder / name).model == "unet"
+
+
 # ---- prediction ------------------------------------------------------------------------------
 
 
@@ -235,8 +260,3 @@ def test_results_are_not_replaced(
     line = mistake("predict", trained, dataset / "images/val", "--out", out)
     assert f"{out} already holds predictions; choose another folder, or allow" in line
     assert files_below(out) == {"0.png": b"of value"}
-
-
-def test_recipe_of_the_run_is_what_the_command_line_said(trained: Path) -> None:
-    config = yaml.safe_load((trained / "config.yaml").read_text())
-    assert config["model"]["settings"] == {"width": 4}

@@ -217,6 +217,11 @@ def test_order_of_train_ids_can_differ_from_the_files() -> None:
     assert labels.encode(np.array([[0, 1]])).tolist() == [[1, 0]]
 
 
+def test_numbering_goes_on_after_merged_classes() -> None:
+    labels = LabelMap.from_dict(["a", {"name": "b", "train_id": 0}, "c"])
+    assert [label.train_id for label in labels.labels] == [0, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [

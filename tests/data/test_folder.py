@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semseg.core.checks import FileError, InputError, SettingError
+from semseg.core.checks import FileError, InputError, SettingError, ranges
 from semseg.core.labels import LabelMap
 from semseg.data import build_dataset
 from semseg.data.folder import _share
@@ -205,12 +205,13 @@ def test_missing_classes_are_proposed(root: Path, ids: tuple[int, ...], void: bo
     put(root, "train/a.png", ids=ids[:2])
     put(root, "train/b.png", ids=ids)
     (root / "classes.yaml").unlink()
-    shown = ", ".join(map(str, ids))
+    shown = ranges(ids)
     with pytest.raises(
         InputError, match=rf"classes\.yaml does not exist; .* ids {shown}\."
     ) as info:
         build_dataset("folder", "train", root)
-    (root / "classes.yaml").write_text(str(info.value).partition("\n\n")[2])
+    assert "\n" not in str(info.value)
+    (root / "classes.yaml").write_text(str(info.value).partition("with your own names: ")[2])
     labels = build_dataset("folder", "train", root).labels
     assert [label.raw_id for label in labels.labels] == list(ids)
     assert labels.labels[-1].ignored is void

@@ -61,7 +61,7 @@ class Constant:
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         self.seen.append(tuple(images.shape[-2:]))
-        return {"logits": torch.full((len(images), 2, 224, 224), next(self.scores))}
+        return {"logits": torch.full((len(images), 2, 224, 224), float(next(self.scores)))}
 
 
 def test_each_pixel_takes_the_largest_score_of_the_boxes_that_hold_it(
@@ -74,7 +74,7 @@ def test_each_pixel_takes_the_largest_score_of_the_boxes_that_hold_it(
     want = torch.zeros(8, 9)
     want[:6, :6] = -3
     want[4:, 4:] = 2
-    assert torch.equal(scores, want.expand(1, 2, 8, 9))
+    torch.testing.assert_close(scores, want.expand(1, 2, 8, 9))
     assert stub.seen == [(6, 6), (4, 5)]
 
 
@@ -84,9 +84,9 @@ def test_forward_is_the_maximum_over_its_proposals(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(model, "forward_heads", stub)
     scores = model(support.image(1, 3, 240, 400))
     assert stub.seen == [(240, 400), *[(120, 200)] * 9]
-    assert scores[0, 0, 0, 0] == 1
-    assert scores[0, 0, -1, -1] == 9
-    assert scores.min() == 1, "the windows cover the image"
+    assert scores[0, 0, 0, 0].item() == pytest.approx(1)
+    assert scores[0, 0, -1, -1].item() == pytest.approx(9)
+    assert scores.min().item() == pytest.approx(1), "the windows cover the image"
 
 
 @pytest.mark.parametrize(("height", "width"), [(225, 1), (301, 477), (2048, 1024)])

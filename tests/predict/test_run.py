@@ -102,6 +102,18 @@ def test_one_bad_file_does_not_stop_the_others(
     assert records[1]["error"] == summary.failures[0].message
 
 
+def test_a_failure_names_its_image(weights: Path, photos: Path, tmp_path: Path) -> None:
+    predictor = Predictor(weights, "cpu")
+    with torch.no_grad():
+        list(predictor.model.parameters())[-1].fill_(torch.nan)
+    summary = predict_files(predictor, photos, tmp_path / "out")
+    assert summary.images == 0
+    for i, failure in enumerate(summary.failures):
+        assert failure.message.startswith(
+            f"{photos}/p{i}.png: the network's output is not a number: its training diverged"
+        )
+
+
 def test_a_full_queue_keeps_the_order(predictor: Predictor, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

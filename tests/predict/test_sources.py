@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from semseg.core.checks import FileError, InputError
-from semseg.predict.sources import find_images, output_names
+from semseg.data.images import read_image
+from semseg.predict.sources import conversion_notes, find_images, output_names
 
 
 @pytest.fixture
@@ -91,3 +94,18 @@ def test_two_images_of_one_name_are_refused() -> None:
         "x/a.jpg and x/a.png would both become a.png; "
         "rename one, or predict them into different folders"
     )
+
+
+def test_damage_behind_the_first_frame_does_no_harm(tmp_path: Path) -> None:
+    page, buffer = Image.new("L", (5, 4)), io.BytesIO()
+    page.save(buffer, format="TIFF", save_all=True, append_images=[page])
+    data = bytearray(buffer.getvalue())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    (second,) = struct.unpack_from("<I", data, first + 2 + 12 * entries)
+    assert struct.unpack_from("<H", data, second + 2) == (256,)  # the tag of the width
+    struct.pack_into("<H", data, second + 2, 250)
+    path = tmp_path / "a.tif"
+    path.write_bytes(data)
+    assert read_image(path).shape == (4, 5, 3)
+    assert conversion_notes(path, 3) == ["L to RGB", "first of several frames"]

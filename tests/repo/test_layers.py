@@ -22,7 +22,7 @@ def layers() -> dict[str, int]:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (contract,) = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
     lines = enumerate(contract["layers"])
-    return {package.strip(): depth for depth, line in lines for package in line.split("|")}
+    return {package.strip(" ()"): depth for depth, line in lines for package in line.split("|")}
 
 
 DEPTH = layers()

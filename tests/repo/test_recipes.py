@@ -44,7 +44,7 @@ def test_recipe_trains_two_steps_in_a_tiny_form(path: Path, tmp_path: Path) -> N
 
 def _tiny(recipe: TrainConfig, out: Path) -> dict[str, Any]:
     """Return changes that keep network, loss, optimiser and schedule and shrink the rest."""
-    changes = {
+    return {
         "out": str(out),
         "model.pretrained": False,
         "model.settings": {**dict(model_entry(recipe.model.name).small), **_trunk(recipe)},
@@ -61,7 +61,6 @@ def _tiny(recipe: TrainConfig, out: Path) -> dict[str, Any]:
         "train.device": "cpu",
         "schedule.warmup_epochs": None,
     }
-    return changes
 
 
 def _trunk(recipe: TrainConfig) -> dict[str, str]:

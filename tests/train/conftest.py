@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from semseg.train import Run, train
+from tests.train.tiny import listed
 
 RECIPE: dict[str, Any] = {
     "name": "whole",
     "seed": 7,
-    "model": {"name": "bayesian_segnet_basic", "settings": {"width": 4}},
+    "model": {"name": "tiny"},
     "data": {"name": "synthetic", "settings": {"length": 13, "size": [48, 64]}, "workers": 0},
     "augment": {"crop": [32, 48], "scale": [0.8, 1.25], "brightness": 0.2},
     "loss": {"terms": [{"name": "cross_entropy", "settings": {"class_weights": "enet"}}]},
@@ -45,6 +46,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _tiny_network() -> Iterator[None]:
+    with listed():
+        yield
+
+
+@pytest.fixture(autouse=True)
 def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report reads the folder and changes nothing; one test writes it, the others save time."""
     if "report" not in request.fixturenames:
@@ -65,7 +72,8 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The recipe trained without a stop."""
     torch.set_num_threads(1)
-    return train({**copy.deepcopy(RECIPE), "out": str(tmp_path_factory.mktemp("whole"))})
+    with listed():
+        return train({**copy.deepcopy(RECIPE), "out": str(tmp_path_factory.mktemp("whole"))})
 
 
 @pytest.fixture

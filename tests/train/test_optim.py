@@ -30,6 +30,16 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert {("BatchNorm2d", "weight"), ("BatchNorm2d", "bias"), ("Conv2d", "weight")} <= kinds
 
 
+def test_what_the_network_names_is_not_decayed() -> None:
+    model = create_model("deeplab_v3_plus", num_classes=3, encoder="test_resnet")
+    named = model.no_weight_decay()
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.5))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    kernels = {name: decay[id(p)] for name, p in model.named_parameters() if p.ndim > 1}
+    assert named
+    assert all(value == (0.0 if name in named else 0.5) for name, value in kernels.items())
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_every_trainable_parameter_is_in_one_group(weight_decay: float) -> None:
     model = create_model("segnet_basic", num_classes=3, width=4)

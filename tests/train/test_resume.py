@@ -35,9 +35,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
         timeout=250,
-        check=True,
+        check=False,
     )
-    assert done.stdout.split() == ["killed"] * len(POINTS), done.stdout
+    assert done.returncode == 0, done.stderr[-1000:]
     return out
 
 

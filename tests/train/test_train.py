@@ -24,6 +24,11 @@ from tests.train.tiny import TinyDataset, entry
 UNET: dict[str, Any] = {"name": "unet", "settings": {"width": 4}}
 
 
+def _rows(run: Run) -> list[dict[str, Any]]:
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe over two classes of random images."""
@@ -55,7 +60,7 @@ def test_run_leaves_everything(recipe: dict[str, Any], report: None, capsys) -> 
         "tensorboard",
     }
     assert any((run.folder / "tensorboard").glob("events.*"))
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "13 training and 13 validation images; 9 steps of 4 images" in said
     assert said.count("\nepoch ") == 3
     assert f"best miou {run.miou:.4f} in epoch {run.epoch}; {run.folder}" in said
@@ -68,10 +73,10 @@ def test_stored_recipe_is_complete(whole_run: Run) -> None:
 
 
 def test_metrics_rows(whole_run: Run) -> None:
-    rows = [json.loads(line) for line in (whole_run.folder / "metrics.jsonl").open()]
+    rows = _rows(whole_run)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 9)]
     for row in rows:
-        assert row["loss"] == pytest.approx(row["loss_logits"])
+        assert row["loss"] == pytest.approx(row["loss_logits"] + row["loss_aux"])
         assert row["images_per_second"] > 0
     assert max(row["val_miou"] for row in rows) == whole_run.miou
     with (whole_run.folder / "metrics.csv").open() as file:
@@ -122,23 +127,22 @@ def test_weights_need_nothing_else(whole_run: Run) -> None:
 
 
 def test_it_learns(recipe: dict[str, Any]) -> None:
-    recipe |= {"model": UNET, "augment": {"hflip": 0}}
+    recipe["augment"] = {"hflip": 0}
     recipe["optimizer"] = {"name": "adamw", "lr": 0.01}
     recipe["data"]["settings"]["length"] = 8
     recipe["train"] = {"epochs": 25, "batch_size": 4, "val_every": 25, "device": "cpu"}
     run = train(recipe)
-    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").open()]
-    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    rows = _rows(run)
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
     assert ["val_miou" in row for row in rows] == [False] * 24 + [True]
     assert run.miou is not None
     assert run.miou > 0.2  # chance is below 0.05
 
 
 def test_accumulation_is_a_larger_batch(recipe: dict[str, Any]) -> None:
-    recipe |= {
-        "model": UNET,
-        "augment": {"hflip": 0},
-    }  # no batch norm, no dropout, no ignored pixel
+    # without ignored pixels and whatever else depends on the batch
+    recipe["model"]["settings"] = {"norm": False, "dropout": 0.0}
+    recipe["augment"] = {"hflip": 0}
     recipe["loss"] = {"terms": [{"name": "cross_entropy"}]}
     recipe["data"]["settings"]["length"] = 8
     recipe["train"] |= {"epochs": 1, "ema_decay": None}
@@ -280,9 +284,7 @@ def test_weights_of_other_classes_or_settings_are_refused(
     ):
         train(tiny, overrides={"model.weights": str(weights)})
     data = {"name": "synthetic", "settings": {"length": 13, "size": [48, 64]}}
-    with pytest.raises(
-        semseg.core.checks.FileError, match="holds bayesian_segnet_basic with other"
-    ):
+    with pytest.raises(semseg.core.checks.FileError, match="holds tiny with other settings"):
         train({**recipe, "data": data}, overrides={"model": UNET | {"weights": str(weights)}})
 
 
@@ -303,4 +305,4 @@ def test_without_tensorboard_one_line_says_so(tiny: dict[str, Any], monkeypatch,
     monkeypatch.setattr("semseg.train.start.is_tensorboard_available", lambda: False)
     run = train(tiny)
     assert not (run.folder / "tensorboard").exists()
-    assert capsys.readouterr().err.count("pip install 'semseg[track]'") == 1
+    assert capsys.readouterr().out.count("pip install 'semseg[track]'") == 1

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from semseg.core.checks import FileError, InputError, check_folder
+from semseg.core.checks import FileError, InputError, check_folder, ranges
 from semseg.core.labels import LabelMap
 from semseg.data.base import DatasetSettings, register_dataset
 from semseg.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_mask
@@ -194,13 +194,13 @@ def _labels(path: Path, masks: Iterable[Path]) -> LabelMap:
     ids: set[int] = set()
     for mask in islice(masks, _MASKS_SHOWN):
         ids.update(np.unique(read_mask(mask)).tolist())
-    lines = [
-        f"  - {{name: void, id: {i}, ignore: true}}"
+    entries = [
+        f"{{name: void, id: {i}, ignore: true}}"
         if i == 255 and len(ids) > 2
-        else f"  - {{name: class_{i}, id: {i}}}"
+        else f"{{name: class_{i}, id: {i}}}"
         for i in sorted(ids)
     ]
     raise InputError(
-        f"{path} does not exist; the first masks hold the ids {', '.join(map(str, sorted(ids)))}. "
-        "Write it with your own names:\n\nclasses:\n" + "\n".join(lines)
+        f"{path} does not exist; the first masks hold the ids {ranges(ids)}. Write this line into "
+        f"it, with your own names: classes: [{', '.join(entries)}]"
     )

@@ -62,6 +62,7 @@ class VGG16(Encoder):
         he_normal_(self.convs)
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.in_channels = in_channels
+        self.width = width
         self.channels = (*(width * factor for factor, _ in STAGES), 8 * width)
         self.strides = (1, 2, 4, 8, 16, 32)
 
@@ -87,10 +88,10 @@ class VGG16(Encoder):
         """
         own = {key: value for key, value in weights.items() if key.startswith("conv")}
         own["conv1_1.weight"] = adapt_stem(own["conv1_1.weight"], self.in_channels)
-        if self.channels[0] != own["conv1_1.weight"].shape[0]:
+        if self.width != own["conv1_1.weight"].shape[0]:
             raise InputError(
                 f"published VGG16 weights have width {own['conv1_1.weight'].shape[0]}, this trunk "
-                f"has {self.channels[0]}; create it with width=64 or without pretrained"
+                f"has {self.width}; create it with width=64 or without pretrained"
             )
         self.convs.load_state_dict(own)
 

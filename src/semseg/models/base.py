@@ -239,6 +239,13 @@ def build(entry: Entry, settings: Mapping[str, Any]) -> SegmentationModel:
     return entry.cls(type(entry.config)(**(known | dict(settings))))
 
 
+def preprocessing_for(entry: Entry, model: SegmentationModel) -> Preprocessing:
+    """Return what ``model`` takes: its chosen trunk's rule where it has one, else the entry's."""
+    chosen = getattr(model.config, "encoder", None) is not None
+    rule = getattr(getattr(model, "encoder", None), "preprocessing", None) if chosen else None
+    return (rule or entry.preprocessing).for_channels(model.config.in_channels)
+
+
 def settings_of(model: SegmentationModel) -> dict[str, Any]:
     """Return the network's config as a plain dictionary, for a checkpoint."""
     return asdict(model.config)

@@ -142,7 +142,8 @@ def _process(predictor: Predictor, jobs: list[_Job], pool: ThreadPoolExecutor) -
             began = time.perf_counter()
             prediction = predictor(image, confidence="confidence" in job.files)
         except SemsegError as error:
-            job.record["error"] = str(error)
+            named = str(job.path) in str(error)
+            job.record["error"] = str(error) if named else f"{job.path}: {error}"
         else:
             height, width = prediction.mask.shape
             job.record |= {

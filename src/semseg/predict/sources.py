@@ -78,8 +78,12 @@ def conversion_notes(path: Path, channels: int) -> list[str]:
             notes.append("alpha dropped")
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             notes.append("turned upright by EXIF")
-        if (frames := getattr(image, "n_frames", 1)) > 1:
-            notes.append(f"first of {frames} frames")
+        try:
+            frames = getattr(image, "n_frames", 1)
+        except Exception:  # counting reads the other frames; whatever is wrong there, none is used
+            notes.append("first of several frames")
+        else:
+            notes += [f"first of {frames} frames"] if frames > 1 else []
     return notes
 
 

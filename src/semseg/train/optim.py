@@ -26,8 +26,9 @@ START, END = 1 / 25, 1 / 250_000
 def build_optimizer(model: SegmentationModel, config: OptimizerConfig) -> Optimizer:
     """Return the optimiser over the trainable parameters.
 
-    Parameters with one dimension or none (norms, biases, slopes) are not decayed. Each group keeps
-    its highest rate in ``"peak_lr"``; :func:`set_lr` scales from it.
+    Parameters with one dimension or none (norms, biases, slopes) and those the network names in
+    ``no_weight_decay()`` are not decayed. Each group keeps its highest rate in ``"peak_lr"``;
+    :func:`set_lr` scales from it.
 
     Raises:
         InputError: ``head_lr_factor`` for a network without a trunk.
@@ -39,12 +40,15 @@ def build_optimizer(model: SegmentationModel, config: OptimizerConfig) -> Optimi
             "no trunk to tell its head from; leave it out and change optimizer.lr"
         )
     groups = []
+    named = dict(model.named_parameters())
+    kept = {id(named[name]) for name in model.no_weight_decay()}
     for part, parameters in parts.items():
         lr = config.lr * (config.head_lr_factor if part == "head" else 1)
         trained = [p for p in parameters if p.requires_grad]
-        matrices = [p for p in trained if p.ndim > 1]
-        vectors = [p for p in trained if p.ndim <= 1]
-        for chosen, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
+        decayed = [p for p in trained if p.ndim > 1 and id(p) not in kept]
+        inside = {id(p) for p in decayed}
+        others = [p for p in trained if id(p) not in inside]
+        for chosen, decay in ((decayed, config.weight_decay), (others, 0.0)):
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "peak_lr": lr, "weight_decay": decay})
     if config.name == "sgd":

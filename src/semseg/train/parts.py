@@ -16,7 +16,7 @@ from semseg.core.preprocess import Preprocessing
 from semseg.data import SegmentationDataset, build_dataset
 from semseg.losses import ClassCounts
 from semseg.models import create_model, model_entry
-from semseg.models.base import SegmentationModel
+from semseg.models.base import SegmentationModel, preprocessing_for
 from semseg.train.config import TrainConfig
 from semseg.train.evaluation import check_classes
 
@@ -65,7 +65,7 @@ def build_parts(config: TrainConfig) -> Parts:
         )
     if config.model.weights is not None:
         _start_from(model, config, train.labels)
-    return Parts(train, val, model, entry.preprocessing.for_channels(train.channels))
+    return Parts(train, val, model, preprocessing_for(entry, model))
 
 
 def _start_from(model: SegmentationModel, config: TrainConfig, labels: LabelMap) -> None:
@@ -77,12 +77,15 @@ def _start_from(model: SegmentationModel, config: TrainConfig, labels: LabelMap)
             f"{path} was trained for other classes than {config.data.name}: {difference}; "
             "give weights of the same classes, or leave model.weights out"
         )
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    if missing or unexpected:
+    have = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    need = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    wrong = [key for key in sorted(have.keys() | need.keys()) if have.get(key) != need.get(key)]
+    if wrong:
         raise FileError(
             f"{path} holds {info.model} with other settings than {config.model.name} here (first "
-            f"tensor that does not fit: {(missing + unexpected)[0]}); use its name and settings"
+            f"tensor that does not fit: {wrong[0]}); use its name and settings"
         )
+    model.load_state_dict(tensors)
 
 
 def count_classes(dataset: SegmentationDataset, workers: int) -> ClassCounts:

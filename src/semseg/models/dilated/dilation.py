@@ -25,6 +25,8 @@ Deviations:
       deconvolution fades towards zero there, by the same factor for every class.
     - The loss is computed at full size, as with the authors' ``--up``; without it they take every
       eighth label.
+    - Every image or crop is mirrored at its own border; the authors cut training crops from whole
+      mirrored images, so that the margin shows what is really there.
     - VGG16 comes from torchvision and takes RGB in ImageNet's normalisation; the authors' takes
       BGR in 0..255 without the mean.
 """
