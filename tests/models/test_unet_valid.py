@@ -64,6 +64,15 @@ def test_the_image_is_in_the_middle_of_its_mirror() -> None:
     assert torch.equal(padded[..., 92:193, 212], images[..., -2])
 
 
+def test_scores_belong_to_the_pixels_of_the_image() -> None:
+    model = support.fill(create_model("unet_valid", width=4, num_classes=3))
+    images = support.image(1, 1, 37, 50)
+    with torch.no_grad():
+        logits = model.forward_heads(model.pad(images))["logits"]
+        assert logits.shape == (1, 3, 52, 52)
+        assert torch.equal(model(images), logits[..., :37, :50])
+
+
 def test_tiles_at_multiples_of_16_are_seamless() -> None:
     model = support.fill(create_model("unet_valid", width=4, num_classes=3)).double()
     padded = model.pad(support.image(1, 1, 36, 52).double())

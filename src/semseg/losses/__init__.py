@@ -1,6 +1,8 @@
 """What is minimised: losses by name, and their weighted sum as one criterion."""
 
 from semseg.losses.base import LOSSES, Criterion, LossTerm, build_criterion, list_losses
+from semseg.losses.bootstrapped import bootstrapped_cross_entropy
+from semseg.losses.border_weights import border_cross_entropy
 from semseg.losses.class_weights import ClassCounts, enet, median_frequency
 from semseg.losses.cross_entropy import cross_entropy
 from semseg.losses.dice import dice
@@ -10,6 +12,8 @@ __all__ = [
     "ClassCounts",
     "Criterion",
     "LossTerm",
+    "bootstrapped_cross_entropy",
+    "border_cross_entropy",
     "build_criterion",
     "cross_entropy",
     "dice",

@@ -52,9 +52,12 @@ Nearest = tuple[Tensor, Tensor, Tensor, Tensor]
 def _spread(given: Nearest, dim: int, reach: int) -> Nearest:
     """Return the two nearest objects over all shifts of ``given`` along one dimension."""
     near, second, name, other = given
+    candidates = [(near, name), (second, other)]
+    if not second.isfinite().any():  # each pixel has seen itself only
+        candidates.pop()
     for step in range(1, reach + 1):
         for shift in (step, -step):
-            for distance, label in ((given[0], given[2]), (given[1], given[3])):
+            for distance, label in candidates:
                 d = _shifted(distance, dim, shift, torch.inf) + step * step
                 who = _shifted(label, dim, shift, 0)
                 closer = d < near

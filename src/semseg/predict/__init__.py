@@ -1,6 +1,16 @@
 """From trained weights to masks, and to files and pictures of them."""
 
+from semseg.predict.mc_dropout import McPrediction, mc_predict
 from semseg.predict.predictor import Prediction, Predictor, decide
 from semseg.predict.run import Failure, Summary, predict_files
 
-__all__ = ["Failure", "Prediction", "Predictor", "Summary", "decide", "predict_files"]
+__all__ = [
+    "Failure",
+    "McPrediction",
+    "Prediction",
+    "Predictor",
+    "Summary",
+    "decide",
+    "mc_predict",
+    "predict_files",
+]

@@ -76,12 +76,6 @@ class DeepLabV2Config(ModelConfig):
     """Channels of its stem."""
 
 
-class DeepLabV2Base(CornerAligned):
-    """What both trunks share: padding to sizes at which all scales are aligned."""
-
-    grid = 32
-
-
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: the sum of dilated 3x3 classifiers.
 
@@ -132,12 +126,14 @@ PAPER = {
     small={"depths": (1, 1, 1, 1), "width": 4},
     **PAPER,
 )
-class DeepLabV2(DeepLabV2Base):
+class DeepLabV2(CornerAligned):
     """DeepLab v2 over a ResNet; see the module docstring.
 
     Raises:
         InputError: ``encoder`` cannot be dilated, or its features do not stand on corners.
     """
+
+    grid = 32  # sizes at which the scores of all three scales stand on the corners
 
     def __init__(self, config: DeepLabV2Config) -> None:
         super().__init__(config)
@@ -226,10 +222,8 @@ class DeepLabV2VGGConfig(ModelConfig):
     small={"width": 4, "hidden": 32},
     **PAPER,
 )
-class DeepLabV2VGG(DeepLabV2Base):
+class DeepLabV2VGG(CornerAligned):
     """DeepLab v2 over VGG16, on one scale as the authors released it; see the module docstring."""
-
-    grid = 8
 
     def __init__(self, config: DeepLabV2VGGConfig) -> None:
         super().__init__(config)
