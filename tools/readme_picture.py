@@ -10,6 +10,7 @@ from PIL import Image
 
 from semseg.data import build_dataset
 from semseg.predict import Predictor, render
+from semseg.train import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "pictures" / "demo.png"
@@ -22,7 +23,8 @@ def main(run: Path) -> None:
     """Show image, truth, prediction and errors of some scenes below each other."""
     predictor = Predictor(run)
     # another seed than the recipe's, so the network has not seen these scenes
-    dataset = build_dataset("synthetic", "val", seed=1, length=len(SCENES))
+    settings = load_recipe(run).data.settings
+    dataset = build_dataset("synthetic", "val", **{**settings, "seed": 1, "length": len(SCENES)})
     rows = []
     for row, index in enumerate(SCENES):
         sample = dataset[index]

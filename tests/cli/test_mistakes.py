@@ -82,7 +82,7 @@ def remove_classes(root: Path) -> None:
         (unknown_id, ["masks/train/1.png: holds the ids 7 (1536 pixels)", "0-2", "as ignored"]),
         (colour_mask, ["masks/train/1.png is RGB where ids are expected; convert it"]),
         (empty_split, ["images/val holds no images; put"]),
-        (remove_classes, ["classes.yaml does not exist", "ids 0, 1, 2", "Write it"]),
+        (remove_classes, ["classes.yaml does not exist", "ids 0-2", "Write this line"]),
     ],
 )
 def test_bad_data(

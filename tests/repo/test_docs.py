@@ -64,10 +64,10 @@ def test_every_generated_part_is_used(generator: ModuleType) -> None:
 
 def test_stale_part_is_seen(generator: ModuleType) -> None:
     begin, end = generator.BEGIN.format("datasets"), generator.END.format("datasets")
-    filled = generator.fill(f"before\n{begin}\nold\n{end}\nafter")
+    filled = generator.fill(f"before\n{begin}\nstale line\n{end}\nafter")
     assert filled.startswith(f"before\n{begin}\n\n| dataset |")
     assert filled.endswith(f"|\n\n{end}\nafter")
-    assert "old" not in filled
+    assert "stale line" not in filled
 
 
 @pytest.mark.parametrize("line", sorted(set(lines_starting("semseg"))))

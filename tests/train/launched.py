@@ -1,4 +1,4 @@
-"""Trains the recipe given as JSON; a program to be launched in two processes, see `test_processes.py`."""
+"""Trains the recipe given as JSON; launched in two processes by `test_processes.py`."""
 
 from __future__ import annotations
 

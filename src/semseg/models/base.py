@@ -71,8 +71,7 @@ class Entry:
     small: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a tiny network of the same structure, for tests."""
     encoder_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that replace those of ``config`` when a trunk is chosen with ``encoder``: a paper
-    on grey images has one channel, a trunk has three."""
+    """Settings that replace those of ``config`` when a trunk is chosen with ``encoder``."""
     xfail: Mapping[str, str] = field(default_factory=dict)
     """Contract tests this network must fail, with the reason."""
 

@@ -33,7 +33,7 @@ class DataConfig(Section):
     """Which images."""
 
     name: str
-    """Dataset; `semseg data` names them."""
+    """Dataset; docs/data.md lists them."""
     root: Path | None = None
     """Folder of the files, relative to the current folder."""
     settings: dict[str, Any] = Field(default_factory=dict)
