@@ -31,13 +31,15 @@ def front_end(**settings: object) -> SegmentationModel:
 @pytest.mark.parametrize("size", [(8, 16), (13, 21), (1, 2), (400, 9)])
 def test_mirror_reflects_without_the_border(size: tuple[int, int]) -> None:
     x = support.image(1, 2, *size)
-    got = mirror(x, 186, 186)
-    grown = [-length % 8 for length in size]
-    assert got.shape[-2:] == tuple(n + g + 372 for n, g in zip(size, grown, strict=True))
-    want = np.pad(
-        x.numpy(), [(0, 0), (0, 0), *((186, 186 + extra) for extra in grown)], mode="reflect"
-    )
+    got = mirror(x, 186, (186, 190))
+    want = np.pad(x.numpy(), [(0, 0), (0, 0), (186, 186), (186, 190)], mode="reflect")
     assert np.array_equal(got.numpy(), want)
+
+
+def test_images_grow_to_multiples_of_eight_by_reflection() -> None:
+    x = support.image(1, 3, 13, 16)
+    want = np.pad(x.numpy(), [(0, 0), (0, 0), (0, 3), (0, 0)], mode="reflect")
+    assert np.array_equal(front_end().pad(x).numpy(), want)
 
 
 def test_the_front_end_shrinks_by_the_margin() -> None:
@@ -59,7 +61,7 @@ def test_a_score_is_the_centre_of_its_eight_pixels() -> None:
     # the pixels that may change score (1, 2) lie symmetrically around 8i + 3.5
     model = front_end().double()
     images = support.image(1, 3, 24, 40).double()
-    padded = mirror(images, 186, 186).requires_grad_()
+    padded = mirror(images, 186, (186, 186)).requires_grad_()
     x = model.encoder(padded)[-1]
     model.final(model.fc7(model.fc6(x)))[0, :, 1, 2].sum().backward()
     for axis, cell in ((2, 1), (3, 2)):

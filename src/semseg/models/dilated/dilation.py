@@ -163,18 +163,18 @@ def identity_(conv: nn.Conv2d, groups: int, noise: float = 0.01) -> nn.Conv2d:
     return conv
 
 
-def mirror(x: Tensor, before: int, after: int) -> Tensor:
+def mirror(x: Tensor, before: int, after: tuple[int, int]) -> Tensor:
     """Grow ``(N, C, H, W)`` by reflection without repeating the border, any number of times.
 
     Args:
         x: images.
         before: new rows above and columns on the left.
-        after: multiples of eight that H and W reach, then new rows below and columns on the right.
+        after: new rows below and columns on the right.
     """
-    for axis in (-2, -1):
+    for axis, more in zip((-2, -1), after, strict=True):
         size = x.shape[axis]
         period = max(2 * (size - 1), 1)
-        position = torch.arange(-before, size + -size % 8 + after, device=x.device) % period
+        position = torch.arange(-before, size + more, device=x.device) % period
         x = x.index_select(axis, torch.minimum(position, period - position))
     return x
 
@@ -290,11 +290,12 @@ class Dilation(SegmentationModel):
     def pad(self, images: Tensor) -> Tensor:
         """Return checked images, grown right and below to multiples of 8 by reflection."""
         check_images(type(self).__name__, images, self.config.in_channels, self.min_size)
-        return mirror(images, 0, 0)
+        height, width = images.shape[-2:]
+        return mirror(images, 0, (-height % 8, -width % 8))
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` ``(N, K, H/8, W/8)``."""
-        x = self.encoder(mirror(images, MARGIN, MARGIN))[-1]
+        x = self.encoder(mirror(images, MARGIN, (MARGIN, MARGIN)))[-1]
         x = self.dropout(F.relu(self.fc6(x)))
         x = self.dropout(F.relu(self.fc7(x)))
         return {"logits": self.context(self.final(x))}
