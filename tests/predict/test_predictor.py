@@ -99,7 +99,7 @@ def test_all_kinds_of_one_image_give_one_mask(predictor: Predictor, tmp_path: Pa
         image[::-1][::-1],
         np.dstack([image, np.zeros_like(image[..., 0])]),  # alpha
         image.astype(np.uint16) * 257,
-        image.astype(">u2") * 257,
+        (image.astype(np.uint16) * 257).astype(">u2"),
         tensor,
         tensor.to(torch.uint16) * 257,
         tensor / 255,

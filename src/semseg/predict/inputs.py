@@ -41,7 +41,8 @@ def to_pixels(image: ImageInput, channels: int) -> Tensor:
     if isinstance(image, Image.Image):
         return _from_array(image_array(ImageOps.exif_transpose(image), channels))
     if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or image.dtype not in (np.uint8, np.uint16):
+        native = image.dtype.newbyteorder("=")
+        if image.ndim not in (2, 3) or native not in (np.uint8, np.uint16):
             raise SettingError(
                 "wanted an array (H, W) or (H, W, C) of uint8 or uint16, got "
                 f"{image.dtype} of shape {image.shape}"
