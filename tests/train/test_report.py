@@ -181,7 +181,7 @@ def test_worst_and_best_images(run: Path) -> None:
     found = [[float(x) for x in re.findall(r"([\d.]+) % mIoU", part)] for part in (worst, best)]
     assert found[0] == pytest.approx(scores[:3], abs=0.06)
     assert found[1] == pytest.approx(scores[:-3:-1], abs=0.06)
-    assert "from all 12 validation images" in page.text
+    assert "from all 12 validation images." in page.text
     assert [picture.size for picture in page.pictures()] == [(48, 32)] * 5 * 4
 
 
@@ -194,7 +194,7 @@ def test_many_images_are_sampled(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("semseg.train.report.examples.CANDIDATES", 5)
     write_report(run, images=2)
     text = Page(run / "report.html").text
-    assert "from 5 of the 12 validation images, evenly spaced" in text
+    assert "from 5 evenly spaced of the 12 validation images." in text
     names = set(re.findall(r"(\w+): [\d.]+ % mIoU", text))
     dataset = build_dataset("synthetic", "val", None, **DATA)
     assert len(names) == 2

@@ -49,8 +49,8 @@ from semseg.models.dilated.deeplab_v1 import (
     compare_on_grid,
 )
 
-SCALES = {"scale_100": 1.0, "scale_75": 0.75, "scale_50": 0.5}
-"""Sizes at which the network sees the image, by head."""
+QUARTERS = {"scale_100": 4, "scale_75": 3, "scale_50": 2}
+"""Size at which the network sees the image, in quarters, by head."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ class DeepLabV2(CornerAligned):
         images = self.to_grid(images)
         if not self.multi_scale:
             return {"logits": self.score(images)}
-        heads = {name: self.score(_resize(images, scale)) for name, scale in SCALES.items()}
+        heads = {name: self.score(_resize(images, part)) for name, part in QUARTERS.items()}
         size = heads["scale_100"].shape[-2:]
         same = [
             F.interpolate(scores, size, mode="bilinear", align_corners=True)
@@ -186,16 +186,16 @@ class DeepLabV2(CornerAligned):
         Each compares with the labels of the pixels its scores stand on, as the authors' code does.
         """
         return {
-            name: compare_on_grid(criterion, scores, target, SCALES.get(name, 1.0))
+            name: compare_on_grid(criterion, scores, target, QUARTERS.get(name, 4) / 4)
             for name, scores in heads.items()
         }
 
 
-def _resize(images: Tensor, scale: float) -> Tensor:
-    """Return images of ``32k + 1`` pixels at ``scale``, corners on corners."""
-    if scale == 1:
+def _resize(images: Tensor, quarters: int) -> Tensor:
+    """Return images of ``32k + 1`` pixels in a smaller size, corners on corners."""
+    if quarters == 4:
         return images
-    size = [int(scale * (length - 1)) + 1 for length in images.shape[-2:]]
+    size = [(length - 1) // 4 * quarters + 1 for length in images.shape[-2:]]
     return F.interpolate(images, size, mode="bilinear", align_corners=True)
 
 

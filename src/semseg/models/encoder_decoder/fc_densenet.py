@@ -20,6 +20,8 @@ Parameters:
 
 Deviations:
     - Running statistics are means and variances; Lasagne averages inverse standard deviations.
+    - The paper's table 2 counts 16 channels too few from the bottleneck on, as the authors' README
+      says; the layers are those of the code.
     - The ports' name FC-DenseNet57 is the paper's 56.
 """
 

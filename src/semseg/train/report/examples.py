@@ -17,7 +17,7 @@ from semseg.predict.predictor import Predictor
 from semseg.predict.render import panels
 from semseg.train.config import load_recipe
 
-CANDIDATES = 100
+CANDIDATES = 128
 """At most so many validation images, evenly spaced, are looked at to choose from."""
 
 _WIDTH = 480  # of a panel; larger ones only make the page slow
