@@ -23,13 +23,15 @@ INF = math.inf
 
 
 def scattered(seed: int, objects: int) -> torch.Tensor:
-    """Return ``(1, 13, 17)`` with points and blocks of several objects, some touching."""
+    """Return ``(1, 13, 17)`` with several objects, slanted and some touching."""
     generator = torch.Generator().manual_seed(seed)
     instances = torch.zeros(1, 13, 17, dtype=torch.int64)
     for label in range(1, objects + 1):
         y, x = (int(torch.randint(n, (), generator=generator)) for n in (13, 17))
         tall, wide = (int(torch.randint(1, 4, (), generator=generator)) for _ in range(2))
         instances[0, y : y + tall, x : x + wide] = label
+        for step in range(6):  # a tail, so that the nearest point is not straight above or beside
+            instances[0, min(y + step, 12), max(x - 2 * step, 0)] = label
     return instances
 
 

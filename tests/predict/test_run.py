@@ -133,10 +133,10 @@ def test_results_are_not_replaced_unless_told(
     predictor: Predictor, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    predict_files(predictor, photos, out)
+    predict_files(predictor, photos / "p0.png", out)
     text = f"{out} already holds predictions; choose another folder, or allow overwriting them"
-    with pytest.raises(InputError) as caught:
-        predict_files(predictor, photos, out)
+    with pytest.raises(InputError) as caught:  # the manifest would be replaced
+        predict_files(predictor, photos / "p1.png", out)
     assert str(caught.value) == text
     (out / "manifest.jsonl").unlink()
     with pytest.raises(InputError) as caught:  # the files themselves would be replaced
