@@ -18,7 +18,7 @@ from semseg.cli.recipe_help import recipe_keys
 from semseg.data import dataset_entry, list_datasets
 from semseg.models import list_models, model_entry
 from semseg.models.base import Entry
-from semseg.models.summary import summarize
+from semseg.models.summary import in_words, summarize
 from semseg.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,8 @@ def _section(e: Entry) -> str:
         f"- parameters: {summary.parameters:,} at {e.config.num_classes} classes",
         f"- cost: {summary.flops / 1e9:.2f} GFLOP for one {height} x {width} image "
         "(a multiplication and an addition count 2)",
-        f"- outputs: {heads}; output stride {summary.output_stride}",
+        f"- outputs: {heads}; output stride {summary.output_stride}; "
+        f"one score sees {in_words(summary.receptive_field)}",
         f"- verified by: {e.verified}",
     ]
     if e.repository:

@@ -42,6 +42,8 @@ def test_list_filters_and_sorts(capsys: Capture) -> None:
     counts = [model_entry(row.split()[0]).num_params for row in rows]
     assert counts == sorted(counts)
     assert len(counts) == sum(model_entry(n).num_params <= 2e6 for n in list_models()) > 0
+    short = lines("list", "--max-params", "2M", "--sort", "parameters", capsys=capsys)[1:]
+    assert short == rows
     rows = lines("list", "--family", "realtime", "--sort", "year", capsys=capsys)[1:]
     assert {row.split()[1] for row in rows} == {"realtime"}
     years = [model_entry(row.split()[0]).year for row in rows]
@@ -57,6 +59,7 @@ def test_info_of_a_network(capsys: Capture) -> None:
     # paper, table of costs: 3.83 GFLOP at 360 x 640, which counts more than convolutions
     assert 3.3 < float(shown["cost"].split()[0]) < 3.9
     assert shown["output stride"] == "1"
+    assert shown["receptive field"] == "1249 x 1249 pixels"
     assert shown["head logits"] == "19 x 360 x 640"
     assert shown["published on Cityscapes test"].startswith("mIoU 58.3")
     assert shown["setting num_classes"] == "19"

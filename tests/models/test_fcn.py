@@ -11,7 +11,10 @@ from torch import Tensor
 from torchvision.models import vgg
 
 from semseg import create_model, model_entry
-from semseg.core.checks import InputError
+from semseg.core.checkpoint import WeightsInfo, save_weights
+from semseg.core.checks import FileError, InputError
+from semseg.core.preprocess import IMAGENET
+from semseg.models.base import settings_of
 from semseg.nn.upsample import BilinearDeconv
 from tests.models import support
 
@@ -90,6 +93,21 @@ def test_a_finer_net_starts_where_the_coarser_ended(coarse: int, fine: int, adde
         torch.testing.assert_close(start["logits"], after.upscore2(end["logits"]))
         same = (after(images).argmax(1) == before(images).argmax(1)).float().mean()
     assert same > 0.95, "the same scores, enlarged in two steps instead of one"
+
+
+def test_the_later_stage_starts_from_the_file_of_the_earlier(tmp_path: Path) -> None:
+    before = support.fill(create_model("fcn_32s_vgg16", **SMALL))
+    info = WeightsInfo(
+        model="fcn_32s_vgg16", settings=settings_of(before), labels=None, preprocessing=IMAGENET
+    )
+    path = tmp_path / "best.safetensors"
+    save_weights(path, before.state_dict(), info)
+    after = create_model("fcn_16s_vgg16", pretrained=path, **SMALL)
+    assert all(torch.equal(after.state_dict()[k], v) for k, v in before.state_dict().items())
+    with pytest.raises(FileError, match="fcn_32s_vgg16; FCN starts from fcn_16s_vgg16$"):
+        create_model("fcn_8s_vgg16", pretrained=path, **SMALL)
+    with pytest.raises(FileError, match="VGG16"):  # at once means from the classifier
+        create_model("fcn_8s_vgg16_at_once", pretrained=path, **SMALL)
 
 
 def test_another_stride_is_refused() -> None:

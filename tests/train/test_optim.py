@@ -31,7 +31,7 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 
 def test_what_the_network_names_is_not_decayed() -> None:
-    model = create_model("deeplab_v3_plus", num_classes=3, encoder="test_resnet")
+    model = create_model("deeplab_v3_plus_resnet101", num_classes=3, encoder="test_resnet")
     named = model.no_weight_decay()
     optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.5))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -102,6 +102,11 @@ def test_warm_up_is_linear_and_then_the_shape_starts_at_one(name) -> None:
     assert factors[15] == 1
     assert factors == _factors(ScheduleConfig(name=name, warmup_steps=15))
     assert all(a > b > 0 for a, b in pairwise(factors[15:]))
+
+
+def test_constant_stays_after_its_warmup() -> None:
+    factors = _factors(ScheduleConfig(name="constant", warmup_steps=2), steps=5)
+    assert factors == [0.5, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_one_cycle_is_that_of_torch() -> None:

@@ -19,7 +19,7 @@ def info(name: str, /) -> None:
     from dataclasses import asdict
 
     from semseg.models import model_entry
-    from semseg.models.summary import summarize
+    from semseg.models.summary import in_words, summarize
 
     entry = model_entry(name)
     summary = summarize(name)
@@ -35,6 +35,7 @@ def info(name: str, /) -> None:
         "cost": f"{summary.flops / 1e9:.2f} GFLOP for one {height} x {width} image "
         "(a multiplication and an addition count 2)",
         "output stride": str(summary.output_stride),
+        "receptive field": in_words(summary.receptive_field),
     }
     for head, shape in summary.heads.items():
         lines[f"head {head}"] = " x ".join(map(str, shape))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from semseg.cli.console import output
 
@@ -12,8 +13,24 @@ EXAMPLES = """Examples:
 
     semseg list
     semseg list --family realtime --sort parameters
-    semseg list --max-params 5e6
+    semseg list --family dilated --max-params 30M --sort year
 """
+
+SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+
+
+def count(kind: Any, tokens: Sequence[Any]) -> float:
+    """Read a number such as ``500k``, ``10M`` or ``5e6``.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> count(float, [SimpleNamespace(value="2.5M")])
+        2500000.0
+    """
+    text = tokens[0].value.strip()
+    factor = SUFFIXES.get(text[-1:].lower(), 1)
+    return float(text[:-1] if factor > 1 else text) * factor
+
 
 command = App(name="list", help_epilogue=EXAMPLES)
 
@@ -23,14 +40,14 @@ def list_networks(
     *,
     family: str | None = None,
     sort: Literal["name", "year", "parameters"] = "name",
-    max_params: float | None = None,
+    max_params: Annotated[float | None, Parameter(converter=count)] = None,
 ) -> None:
     """List the networks with year, parameters and paper.
 
     Args:
         family: only this folder of networks, e.g. `realtime`.
         sort: order of the lines.
-        max_params: only networks with at most this many parameters, e.g. `5e6`.
+        max_params: only networks with at most this many parameters, e.g. `10M`.
     """
     from rich.table import Table
 

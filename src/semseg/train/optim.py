@@ -74,6 +74,8 @@ def lr_factor(config: ScheduleConfig, step: int, steps: int, steps_per_epoch: in
     warmup = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
     if step < warmup:
         return (step + 1) / warmup
+    if config.name == "constant":
+        return 1.0
     progress = (step - warmup) / max(1, steps - warmup)
     if config.name == "cosine":
         return _wave(1.0, 0.0, progress)

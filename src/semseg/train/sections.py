@@ -75,13 +75,13 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """How the learning rate changes, step by step, over all epochs."""
 
-    name: Literal["poly", "cosine", "one_cycle"] = "poly"
+    name: Literal["poly", "cosine", "one_cycle", "constant"] = "poly"
     """Shape. poly falls as (1 - progress)^power, cosine as half a cosine wave; one_cycle rises for
-    30 % of the steps from 1/25 and falls to 1/250000, both as half a cosine wave."""
+    30 % of the steps from 1/25 and falls to 1/250000, both as half a cosine wave; constant stays."""
     power: float = Field(default=0.9, gt=0)
     """Exponent of poly."""
     warmup_steps: int | None = Field(default=None, ge=0)
-    """Steps of linear rise before poly or cosine start."""
+    """Steps of linear rise before poly, cosine or constant start."""
     warmup_epochs: float | None = Field(default=None, ge=0)
     """The same in epochs."""
 

@@ -102,7 +102,7 @@ def proposals(height: int, width: int) -> list[Box]:
     paper_size=(SIDE, SIDE),
     published=(Published("PASCAL VOC 2012 test", 69.6, "paper, table 1; 50 proposals, no CRF"),),
     verified="reference output",
-    small={"width": 2},
+    small={"width": 4},
 )
 class DeconvNet(SegmentationModel):
     """DeconvNet; see the module docstring."""

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from semseg.core.checks import InputError
 from semseg.encoders.vgg import VGG16, read_vgg16_weights
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
+from semseg.models.stages import load_earlier_stage
 from semseg.nn.init import he_normal_
 from semseg.nn.upsample import BilinearDeconv
 
@@ -47,6 +48,9 @@ CROPS = {32: (19,), 16: (5, 27), 8: (5, 9, 31)}
 They follow from conv1_1's padding of 100 and the deconvolutions' margins; Caffe's ``crop`` layer
 computes them from the layers' coordinate maps.
 """
+
+EARLIER = {16: "fcn_32s_vgg16", 8: "fcn_16s_vgg16"}
+"""The stage before, by stride of the last scores."""
 
 AT_ONCE = (0.01, 0.0001)
 """Fixed factors of pool4 and pool3 in the net that is trained at once."""
@@ -126,9 +130,9 @@ SOURCE = "README of the authors' code"
 class FCN(SegmentationModel):
     """FCN-32s, -16s or -8s over VGG16; see the module docstring.
 
-    The paper trains in stages, each from the one before. Names agree, and what a finer net adds
-    starts at zero, so ``fcn_16s.load_state_dict(fcn_32s.state_dict(), strict=False)`` is that
-    start: the two give the same scores up to the way they are enlarged.
+    The paper trains in stages, each from the one before, which :meth:`load_pretrained` takes:
+    what a finer net adds starts at zero, so that both give the same scores at first, up to the way
+    they are enlarged. ``recipes/folder_fcn_32s_vgg16.yaml`` begins.
     """
 
     def __init__(self, config: FCNConfig) -> None:
@@ -136,6 +140,7 @@ class FCN(SegmentationModel):
         w, classes = config.width, config.num_classes
         self.stride = config.stride
         self.crops = CROPS[config.stride]
+        self.earlier = None if config.at_once else EARLIER.get(config.stride)
         self.factors = AT_ONCE if config.at_once else (1.0, 1.0)
         self.encoder = VGG16(config.in_channels, w, first_padding=100)
         self.fc6 = nn.Conv2d(8 * w, 64 * w, 7)
@@ -175,15 +180,18 @@ class FCN(SegmentationModel):
         return scores[..., start : start + height, start : start + width]
 
     def load_pretrained(self, source: bool | str | Path = True) -> None:
-        """Load VGG16 with its two hidden layers, which become fc6 and fc7.
+        """Load VGG16 with its two hidden layers, which become fc6 and fc7; or an earlier stage.
 
         Args:
-            source: see :func:`semseg.encoders.vgg.read_vgg16_weights`.
+            source: see :func:`semseg.encoders.vgg.read_vgg16_weights`; or a weights file or run of
+                ``fcn_32s_vgg16`` for FCN-16s, of ``fcn_16s_vgg16`` for FCN-8s.
 
         Raises:
-            FileError: the weights cannot be had or are not VGG16's.
+            FileError: the weights cannot be had or do not fit.
             InputError: this network does not have the paper's width.
         """
+        if self.earlier and load_earlier_stage(self, source, (self.earlier,)):
+            return
         weights = read_vgg16_weights(source)
         self.encoder.copy_weights(weights)
         for name, layer in (("fc6", self.fc6), ("fc7", self.fc7)):

@@ -122,7 +122,7 @@ class Encoder(nn.Module):
 @register(
     "segnet",
     SegNetConfig(num_classes=11),
-    title="SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation",
+    title="SegNet",
     paper="arXiv:1511.00561",
     year=2015,
     idea="Max-pooling switches carry the boundaries from each encoder stage to its decoder stage.",

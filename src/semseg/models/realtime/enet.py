@@ -198,7 +198,7 @@ class Decoder(nn.Module):
 @register(
     "enet",
     ENetConfig(num_classes=19),
-    title="ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation",
+    title="ENet",
     paper="arXiv:1606.02147",
     year=2016,
     idea="Most layers at an eighth of the resolution, mixing dilated and asymmetric bottlenecks.",
