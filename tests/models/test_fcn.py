@@ -104,7 +104,7 @@ def test_the_later_stage_starts_from_the_file_of_the_earlier(tmp_path: Path) -> 
     save_weights(path, before.state_dict(), info)
     after = create_model("fcn_16s_vgg16", pretrained=path, **SMALL)
     assert all(torch.equal(after.state_dict()[k], v) for k, v in before.state_dict().items())
-    with pytest.raises(FileError, match="fcn_32s_vgg16; FCN starts from fcn_16s_vgg16$"):
+    with pytest.raises(FileError, match=r"fcn_32s_vgg16; FCN starts from fcn_16s_vgg16$"):
         create_model("fcn_8s_vgg16", pretrained=path, **SMALL)
     with pytest.raises(FileError, match="VGG16"):  # at once means from the classifier
         create_model("fcn_8s_vgg16_at_once", pretrained=path, **SMALL)

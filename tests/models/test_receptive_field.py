@@ -95,7 +95,9 @@ LAYERS = {
     "smaller": nn.Sequential(Resize((20, 13), mode="bilinear"), conv(3)),
     "reflected": nn.Sequential(nn.ReflectionPad2d(3), conv(5)),
     "sliced": nn.Sequential(conv(3), Function(lambda x: x[..., 4:-3, 2::2]), conv(3)),
-    "unshuffled": nn.Sequential(conv(2), nn.PixelUnshuffle(2), nn.Conv2d(16, 16, 3), nn.PixelShuffle(2)),
+    "unshuffled": nn.Sequential(
+        conv(2), nn.PixelUnshuffle(2), nn.Conv2d(16, 16, 3), nn.PixelShuffle(2)
+    ),
     "branches": Sum(
         conv(3, padding=1), nn.Sequential(conv(5, padding=2), nn.BatchNorm2d(4), nn.PReLU())
     ),

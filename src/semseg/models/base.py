@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semseg.core import checks
-from semseg.core.preprocess import IMAGENET, Preprocessing
+from semseg.core.preprocess import Preprocessing
 from semseg.core.registry import Registry
+from semseg.models.entry import Entry, Published
+
+__all__ = [
+    "MODELS",
+    "Criterion",
+    "Entry",
+    "ModelConfig",
+    "Published",
+    "SegmentationModel",
+    "build",
+    "preprocessing_for",
+    "register",
+    "settings_of",
+]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """``(logits (N, K, H, W), target (N, H, W)) -> scalar``; made by :mod:`semseg.losses`."""
@@ -32,53 +46,6 @@ class ModelConfig:
         checks.check_num_classes(type(self).__name__.removesuffix("Config"), self.num_classes)
         if self.in_channels < 1:
             raise checks.InputError(f"in_channels must be at least 1, got {self.in_channels}")
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A result as its source states it."""
-
-    dataset: str
-    miou: float
-    source: str
-    """Where the number stands: paper and table, or the authors' README."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One line of the list of networks: what was registered, and the facts the tests check."""
-
-    name: str
-    cls: type[SegmentationModel]
-    config: ModelConfig
-    """The paper's own setting."""
-    title: str
-    paper: str
-    """arXiv id (``"arXiv:1411.4038"``), or venue and DOI where there is none."""
-    year: int
-    idea: str
-    """What is new in it, in one sentence."""
-    num_params: int
-    """Trainable parameters at ``config``, from a source outside this project."""
-    repository: str | None = None
-    """The authors' code."""
-    paper_size: tuple[int, int] = (512, 512)
-    """Height and width at which the paper states its cost or trains."""
-    published: tuple[Published, ...] = ()
-    preprocessing: Preprocessing = IMAGENET
-    verified: str = "reading"
-    """How the network was compared: ``"reference output"``, ``"arithmetic"`` or ``"reading"``."""
-    small: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of a tiny network of the same structure, for tests."""
-    encoder_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that replace those of ``config`` when a trunk is chosen with ``encoder``."""
-    xfail: Mapping[str, str] = field(default_factory=dict)
-    """Contract tests this network must fail, with the reason."""
-
-    @property
-    def family(self) -> str:
-        """Folder below ``models/`` that holds the network's file."""
-        return self.cls.__module__.split(".")[2]
 
 
 class SegmentationModel(nn.Module):
@@ -103,6 +70,10 @@ class SegmentationModel(nn.Module):
 
     aux_weights: ClassVar[Mapping[str, float]] = {}
     """Weight in the loss of each head besides ``"logits"``."""
+
+    logits_only: bool = False
+    """Whether :meth:`forward_heads` leaves out what ``"logits"`` do not need; :meth:`fuse` sets
+    it, and a network with auxiliary heads asks for it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -173,6 +144,12 @@ class SegmentationModel(nn.Module):
         for name, weight in self.aux_weights.items():
             terms[name] = weight * criterion(self.full_size(heads[name], size), target)
         return terms
+
+    def fuse(self) -> SegmentationModel:
+        """Return an equal network for prediction; see :func:`semseg.models.fuse.fused`."""
+        from semseg.models.fuse import fused
+
+        return fused(self)
 
     def load_pretrained(self, source: bool | str | Path = True) -> None:
         """Load published trunk weights into this network.

@@ -77,7 +77,8 @@ class ScheduleConfig(Section):
 
     name: Literal["poly", "cosine", "one_cycle", "constant"] = "poly"
     """Shape. poly falls as (1 - progress)^power, cosine as half a cosine wave; one_cycle rises for
-    30 % of the steps from 1/25 and falls to 1/250000, both as half a cosine wave; constant stays."""
+    30 % of the steps from 1/25 and falls to 1/250000, both as half a cosine wave; constant keeps
+    the highest rate."""
     power: float = Field(default=0.9, gt=0)
     """Exponent of poly."""
     warmup_steps: int | None = Field(default=None, ge=0)

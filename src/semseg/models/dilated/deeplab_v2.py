@@ -176,7 +176,8 @@ class DeepLabV2(CornerAligned):
             F.interpolate(scores, size, mode="bilinear", align_corners=True)
             for scores in heads.values()
         ]
-        return {"logits": torch.stack(same).amax(0), **heads}
+        logits = torch.stack(same).amax(0)
+        return {"logits": logits} if self.logits_only else {"logits": logits, **heads}
 
     def loss(
         self, heads: Mapping[str, Tensor], target: Tensor, criterion: Criterion

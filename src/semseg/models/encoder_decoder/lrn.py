@@ -105,6 +105,8 @@ class LRN(SegmentationModel):
         maps = [self.coarsest(x)]
         for refinement, (_, features) in zip(self.refinements, reversed(pools), strict=True):
             maps.append(refinement(maps[-1], features))
+        if self.logits_only:
+            return {"logits": maps[-1]}
         names = ["logits", *self.aux_weights]
         return dict(zip(names, reversed(maps), strict=True))
 

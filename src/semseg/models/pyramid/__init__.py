@@ -1,0 +1,1 @@
+"""Networks that pool context at several scales."""
