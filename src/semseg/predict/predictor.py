@@ -13,6 +13,7 @@ from torch import Tensor
 
 from semseg.core.checkpoint import read_info
 from semseg.core.checks import InputError, SettingError
+from semseg.core.flush import FlushingThread
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
 from semseg.models import load
@@ -60,8 +61,8 @@ class Predictor:
     """A trained network that takes images as they come.
 
     The network runs in float32 on one image of its own size at a time, exactly as in validation, so
-    that masks score what validation said. Denormal floats are flushed to zero in this process:
-    they slow a CPU down by an order of magnitude and change no mask.
+    that masks score what validation said. Subnormal floats count as zero there
+    (:class:`semseg.core.flush.FlushingThread`).
 
     Args:
         model: a weights file, a run folder (its best weights) or a network; the network is put
@@ -98,7 +99,7 @@ class Predictor:
             missing = "labels" if labels is None else "preprocessing"
             raise InputError(f"the network comes without {missing}; give {missing}=")
         _check_fit(model, labels, preprocessing)
-        torch.set_flush_denormal(True)
+        self._thread = FlushingThread()
         self.device = _device(device)
         self.model = model.eval().to(self.device, torch.float32)
         self.labels = labels
@@ -125,7 +126,8 @@ class Predictor:
         path = str(image) if isinstance(image, str | Path) else None
         pixels = to_pixels(image, self.channels)
         try:
-            mask, sure = self._run(self.preprocessing(pixels[None]).to(self.device), confidence)
+            images = self.preprocessing(pixels[None]).to(self.device)
+            mask, sure = self._thread.run(lambda: self._run(images, confidence))
         except RuntimeError as error:
             if not _memory_is_short(error):
                 raise

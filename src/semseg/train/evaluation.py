@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from semseg.core.checkpoint import read_info
 from semseg.core.checks import InputError
+from semseg.core.flush import FlushingThread
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
 from semseg.data import Sample, SegmentationDataset, build_dataset
@@ -136,8 +137,10 @@ def validate_run(
         raise InputError(f"{weights} was trained for other classes than {data.name}: {difference}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_flush_denormal(True)
-    matrix = evaluate(load(run), dataset, info.preprocessing, device=device, workers=data.workers)
+    model = load(run)
+    matrix = FlushingThread().run(
+        lambda: evaluate(model, dataset, info.preprocessing, device=device, workers=data.workers)
+    )
     return matrix.scores(absent)
 
 
