@@ -65,6 +65,13 @@ DATASET = "COCO val2017, classes of PASCAL VOC"
 
 
 @register(
+    "fcn",
+    FCNResNetConfig(),
+    title="FCN (any dilated trunk)",
+    num_params=35_322_218,
+    **FACTS,
+)
+@register(
     "fcn_resnet50",
     FCNResNetConfig(),
     title="FCN (dilated ResNet-50)",
@@ -96,4 +103,7 @@ class FCNResNet(SegmentationModel):
         """Return ``"logits"`` and ``"aux"``, both ``(N, K, H/8, W/8)``."""
         check_batch_norm(type(self).__name__, images, max(self.encoder.strides), self.training)
         *_, third, fourth = self.encoder(images)
-        return {"logits": self.head(fourth), "aux": self.aux(third)}
+        heads = {"logits": self.head(fourth)}
+        if not self.logits_only:
+            heads["aux"] = self.aux(third)
+        return heads

@@ -114,6 +114,13 @@ FACTS = {
 
 
 @register(
+    "gcn",
+    GCNConfig(encoder="resnet50.tv_in1k"),
+    title="GCN (any trunk)",
+    num_params=26_087_588,
+    **FACTS,
+)
+@register(
     "gcn_resnet50",
     GCNConfig(encoder="resnet50.tv_in1k"),
     title="GCN (ResNet-50)",
