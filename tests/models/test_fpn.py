@@ -11,7 +11,8 @@ from torch import nn
 
 from semseg.core.checks import InputError
 from semseg.models import create_model
-from semseg.models.encoder_decoder.fpn import Branch, decoder_init_, head_init_
+from semseg.models.encoder_decoder.fpn import Branch
+from semseg.nn.init import toolbox_init_
 from tests.models import support
 
 
@@ -84,13 +85,13 @@ def test_whole_channels_are_dropped() -> None:
 
 
 def test_initial_values() -> None:
-    conv = nn.Conv2d(64, 128, 3)
-    decoder_init_(conv)
+    conv, head = nn.Conv2d(64, 128, 3), nn.Conv2d(64, 128, 3)
+    toolbox_init_(conv, head)
     assert conv.weight.abs().max().item() == pytest.approx(math.sqrt(6 / (9 * 64)), rel=1e-3)
     assert not conv.bias.any()
-    head_init_(conv)
     bound = math.sqrt(6 / (9 * 64 + 9 * 128))
-    assert conv.weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
+    assert not head.bias.any()
+    assert head.weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
     model = create_model("fpn", encoder="test_resnet")
     assert not any(conv.bias.any() for conv in (*model.pyramid.lateral, model.head))
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from semseg.core.checks import FileError, InputError
-from semseg.models import create_model
+from semseg.models import create_model, load
 from semseg.models.base import SegmentationModel
 from semseg.models.smp import is_smp_folder, load_smp
 from semseg.models.smp_kinds import KINDS
@@ -94,6 +94,10 @@ def test_a_saved_folder_computes_the_same(kind: str, make: Make, tmp_path: Path)
     theirs = make(kind, "tu-test_resnet", classes=4)
     theirs.save_pretrained(tmp_path)
     assert is_smp_folder(tmp_path)
+    same = zip(
+        load(tmp_path).state_dict().values(), load_smp(tmp_path).state_dict().values(), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in same)
     ours = load_smp(tmp_path)
     assert not ours.training
     assert_equal(theirs, ours)

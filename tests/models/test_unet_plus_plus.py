@@ -102,7 +102,8 @@ def test_initial_values_and_refusals() -> None:
     for conv in convs:
         assert conv.bias is None
         bound = (6 / (9 * conv.in_channels)) ** 0.5
-        assert bound * 0.95 < conv.weight.abs().max().item() <= bound
+        # the bound itself is rounded to float32
+        assert bound * 0.95 < conv.weight.abs().max().item() <= bound * (1 + 1e-6)
     assert not model.head.bias.any()
     with pytest.raises(InputError, match="UNetPlusPlus cannot train on one image of this size"):
         model(support.image(1, 3, 32, 20))

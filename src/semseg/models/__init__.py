@@ -60,12 +60,18 @@ def load(path: str | Path) -> SegmentationModel:
     """Build the network that a weights file describes and fill it; in eval mode.
 
     Args:
-        path: a ``.safetensors`` file written by semseg, or a run folder (its best weights).
+        path: a ``.safetensors`` file written by semseg, a run folder (its best weights), or a
+            folder that ``save_pretrained`` of segmentation_models_pytorch wrote.
 
     Raises:
         FileError: missing, damaged, or tensors that do not fit the network it names.
+        InputError: a network of segmentation_models_pytorch that has no equal here.
     """
+    from semseg.models.smp import is_smp_folder, load_smp
+
     path = Path(path)
+    if is_smp_folder(path):
+        return load_smp(path)
     file = path / "best.safetensors" if path.is_dir() else path
     tensors, info = load_weights(file)
     # JSON has no tuples; configs do

@@ -45,7 +45,8 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in args:
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(tensor, Tensor):
-                    self.counts[tensor] = 1 + (self.counts[tensor] if tensor in self.counts else 0)
+                    seen = self.counts.get(tensor, 0)  # type: ignore[no-untyped-call]
+                    self.counts[tensor] = seen + 1
         return func(*args, **(kwargs or {}))
 
 

@@ -39,6 +39,22 @@ def gaussian_(module: nn.Module, std: float) -> None:
                 nn.init.zeros_(conv.bias)
 
 
+def toolbox_init_(decoder: nn.Module, head: nn.Conv2d) -> None:
+    """Draw initial weights as segmentation_models_pytorch does over a trunk, in place.
+
+    Convolutions of the decoder He-uniformly, the classifier Xavier-uniformly, biases zero;
+    transposed convolutions keep PyTorch's default.
+    """
+    for conv in decoder.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+    nn.init.xavier_uniform_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+
+
 def bilinear_(deconv: nn.ConvTranspose2d) -> None:
     """Let a transposed convolution start as bilinear enlarging of each channel by itself, in place.
 

@@ -18,6 +18,7 @@ from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
 from semseg.models import load
 from semseg.models.base import SegmentationModel
+from semseg.models.smp import is_smp_folder
 from semseg.predict.inputs import ImageInput, to_pixels
 
 
@@ -87,9 +88,10 @@ class Predictor:
     ) -> None:
         if isinstance(model, str | Path):
             path = Path(model)
-            info = read_info(path / "best.safetensors" if path.is_dir() else path)
-            labels = labels or info.labels
-            preprocessing = preprocessing or info.preprocessing
+            if not is_smp_folder(path):  # which says nothing of classes and normalisation
+                info = read_info(path / "best.safetensors" if path.is_dir() else path)
+                labels = labels or info.labels
+                preprocessing = preprocessing or info.preprocessing
             model = load(path)
         elif not isinstance(model, SegmentationModel):
             raise SettingError(

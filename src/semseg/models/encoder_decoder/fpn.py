@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from semseg.encoders import build_encoder
 from semseg.encoders.base import Encoder
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
+from semseg.nn.init import toolbox_init_
 from semseg.nn.norm import check_batch_norm
 
 STRIDES = (32, 16, 8, 4)
@@ -86,9 +87,7 @@ class FPN(SegmentationModel):
         self.branches = nn.ModuleList(Branch(doubles) for doubles in (3, 2, 1, 0))
         self.dropout = nn.Dropout2d(0.2)
         self.head = nn.Conv2d(BRANCH, config.num_classes, 1)
-        for part in (self.pyramid, self.branches):
-            decoder_init_(part)
-        head_init_(self.head)
+        toolbox_init_(nn.ModuleList([self.pyramid, self.branches]), self.head)
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` at stride 4."""
@@ -158,23 +157,3 @@ def conv_gn_relu(cin: int) -> nn.Sequential:
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Return ``x`` at ``size``, bilinear with aligned corners."""
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
-
-
-def decoder_init_(part: nn.Module) -> None:
-    """Draw convolutions He-uniformly and zero their biases, in place.
-
-    segmentation_models_pytorch starts the decoders that it puts over a trunk so; transposed
-    convolutions keep PyTorch's default.
-    """
-    for conv in part.modules():
-        if isinstance(conv, nn.Conv2d):
-            nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-
-
-def head_init_(conv: nn.Conv2d) -> None:
-    """Draw a classifier Xavier-uniformly and zero its bias, in place."""
-    nn.init.xavier_uniform_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)

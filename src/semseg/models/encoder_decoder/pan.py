@@ -36,7 +36,8 @@ from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
 from semseg.encoders.dilation import dilate_first_blocks
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
-from semseg.models.encoder_decoder.fpn import decoder_init_, enlarge, head_init_
+from semseg.models.encoder_decoder.fpn import enlarge
+from semseg.nn.init import toolbox_init_
 
 OUTPUT_STRIDE = 16
 """Stride of the deepest feature (paper, section 4)."""
@@ -99,9 +100,7 @@ class PAN(SegmentationModel):
         self.attention = PyramidAttention(channels[self.deepest])
         self.upsamples = nn.ModuleList(GlobalAttention(channels[place]) for place in self.places)
         self.head = nn.Conv2d(DEPTH, config.num_classes, 3, padding=1)
-        for part in (self.attention, self.upsamples):
-            decoder_init_(part)
-        head_init_(self.head)
+        toolbox_init_(nn.ModuleList((self.attention, self.upsamples)), self.head)
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` at stride 4.

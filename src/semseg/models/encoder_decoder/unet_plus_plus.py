@@ -43,9 +43,9 @@ from torch import Tensor, nn
 from semseg.encoders import build_encoder
 from semseg.encoders.base import Encoder
 from semseg.models.base import ModelConfig, SegmentationModel, register
-from semseg.models.encoder_decoder.fpn import decoder_init_, head_init_
 from semseg.models.encoder_decoder.unet import DECODER
 from semseg.nn.conv import conv_bn_relu
+from semseg.nn.init import toolbox_init_
 from semseg.nn.norm import check_batch_norm
 
 
@@ -84,8 +84,7 @@ class UNetPlusPlus(SegmentationModel):
         self.multiple_of = max(self.encoder.strides)
         self.decoder = Grid(self.encoder)
         self.head = nn.Conv2d(DECODER[1], config.num_classes, 3, padding=1)
-        decoder_init_(self.decoder)
-        head_init_(self.head)
+        toolbox_init_(self.decoder, self.head)
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"`` ``(N, K, H, W)``: the output stride is 1."""

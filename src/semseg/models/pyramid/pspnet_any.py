@@ -35,6 +35,7 @@ from semseg.encoders.shallow import ShallowTimmEncoder
 from semseg.models.base import ModelConfig, SegmentationModel, register
 from semseg.models.pyramid.pspnet import BINS, HIDDEN, PyramidPooling
 from semseg.nn.conv import conv_bn_relu
+from semseg.nn.init import toolbox_init_
 from semseg.nn.norm import check_batch_norm
 
 STRIDE = 8
@@ -47,20 +48,6 @@ class PSPNetAnyConfig(ModelConfig):
 
     encoder: str = "resnet34"
     """Any timm trunk with a feature at stride 8; what is deeper is left out."""
-
-
-def toolbox_init_(decoder: nn.Module, head: nn.Module) -> None:
-    """Draw initial weights as segmentation_models_pytorch does, in place: He's, then Xavier's."""
-    for part, draw in ((decoder, _he_uniform_), (head, nn.init.xavier_uniform_)):
-        for conv in part.modules():
-            if isinstance(conv, nn.Conv2d):
-                draw(conv.weight)
-                if conv.bias is not None:
-                    nn.init.zeros_(conv.bias)
-
-
-def _he_uniform_(weight: Tensor) -> Tensor:
-    return nn.init.kaiming_uniform_(weight, mode="fan_in", nonlinearity="relu")
 
 
 @register(

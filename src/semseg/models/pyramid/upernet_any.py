@@ -33,9 +33,9 @@ from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
 from semseg.models.base import ModelConfig, SegmentationModel, register
 from semseg.models.pyramid.pspnet import BINS, PyramidPooling
-from semseg.models.pyramid.pspnet_any import toolbox_init_
 from semseg.models.pyramid.upernet import STRIDES, FeaturePyramid, stacked
 from semseg.nn.conv import conv_bn_relu
+from semseg.nn.init import toolbox_init_
 
 WIDTH = 256
 """Channels of the decoder."""

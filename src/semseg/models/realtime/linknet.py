@@ -45,6 +45,7 @@ from semseg.encoders import build_encoder
 from semseg.encoders.base import Encoder
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
 from semseg.nn.conv import conv_bn_relu
+from semseg.nn.init import toolbox_init_
 from semseg.nn.norm import check_batch_norm
 
 TRUNK = "resnet18.tv_in1k"
@@ -204,13 +205,3 @@ def double(cin: int, cout: int) -> nn.Sequential:
         ),
         conv_bn_relu(narrow, cout, 1),
     )
-
-
-def toolbox_init_(decoder: nn.Module, classifier: nn.Conv2d) -> None:
-    """Draw initial weights as segmentation_models_pytorch does, in place: He's, then Xavier's."""
-    for conv in decoder.modules():
-        if isinstance(conv, nn.Conv2d):
-            nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
-    nn.init.xavier_uniform_(classifier.weight)
-    if classifier.bias is not None:
-        nn.init.zeros_(classifier.bias)
