@@ -35,14 +35,28 @@ PACKAGES = (
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 
 
+def network_families() -> str:
+    """Return the names of all networks by family, for the README."""
+    entries = [model_entry(name) for name in list_models()]
+    lines = [f"{len(entries)} networks so far:", "", "| family | networks |", "|---|---|"]
+    for family in sorted({e.family for e in entries}):
+        members = [e for e in entries if e.family == family]
+        names = ", ".join(f"[`{e.name}`](docs/networks.md#{e.name})" for e in members)
+        lines.append(f"| {family.replace('_', '-')} | {names} |")
+    return "\n".join(lines)
+
+
 def network_table() -> str:
-    """Return one line per network, for the README."""
-    lines = ["| network | paper | year | parameters | verified by |", "|---|---|---|---|---|"]
+    """Return one line per network, for the head of docs/networks.md."""
+    lines = [
+        "| network | paper | year | parameters | classes | verified by |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in list_models():
         e = model_entry(name)
         lines.append(
-            f"| [`{name}`](docs/networks.md#{name}) | {_link(e)} | {e.year} "
-            f"| {e.num_params:,} | {e.verified} |"
+            f"| [`{name}`](#{name}) | {_link(e)} | {e.year} | {e.num_params:,} "
+            f"| {e.config.num_classes} | {e.verified} |"
         )
     return "\n".join(lines)
 
@@ -138,7 +152,8 @@ def _link(e: Entry) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "networks": network_table,
+    "network families": network_families,
+    "network table": network_table,
     "network pages": network_pages,
     "datasets": dataset_table,
     "recipe keys": recipe_table,
