@@ -1,7 +1,8 @@
 """Cost of every network at one image size: ``make bench``.
 
 One image of 512 x 512, float32, eval mode, eager: parameters, operations (a multiplication and an
-addition count 2), median milliseconds of repetitions after one that does not count. Writes
+addition count 2), median milliseconds of repetitions after one that does not count. On a CPU they
+are processor time of one thread, which other work on the machine hardly changes. Writes
 ``benchmarks/results/networks.json`` after every network, so that a stopped run keeps its figures,
 and draws published accuracy against operations. Names as arguments measure only those networks
 and keep the other figures; ``--plot`` draws again without measuring.
@@ -25,7 +26,7 @@ from semseg.models import create_model, list_models, model_entry
 from semseg.models.summary import summarize
 
 SIZE = (512, 512)
-LEAST, MOST, SECONDS = 3, 20, 3.0
+LEAST, MOST, SECONDS = 3, 20, 2.0
 """Repetitions: at least, at most, and the time after which they end."""
 
 RESULTS = Path(__file__).parent / "results" / "networks.json"
@@ -38,14 +39,15 @@ def milliseconds(name: str, device: torch.device) -> list[float]:
     """Return the times of repeated forward passes, after one that warms up."""
     model = create_model(name).eval().to(device)
     images = torch.rand(1, model.config.in_channels, *SIZE, device=device)
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     times: list[float] = []
     while len(times) <= LEAST or (len(times) <= MOST and sum(times) < SECONDS * 1000):
-        start = time.perf_counter()
+        start = clock()
         with torch.inference_mode():
             model(images)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) * 1000)
+        times.append((clock() - start) * 1000)
     return times[1:]
 
 
@@ -94,19 +96,21 @@ def plot(networks: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> None:
     """Measure, print, write and draw."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as prediction does
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     known = list_models()
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     record = {
         "device": device.type,
         "machine": machine,
-        "threads": torch.get_num_threads(),
+        "clock": "wall" if device.type == "cuda" else "processor time of one thread",
         "torch": torch.__version__.partition("+")[0],
         "size": SIZE,
         "networks": {},
     }
     asked = [name for name in arguments if name != "--plot"]
-    if arguments and all(old.get(key) == record[key] for key in ("machine", "threads", "torch")):
+    if arguments and all(old.get(key) == record[key] for key in ("machine", "clock", "torch")):
         kept = old["networks"]
         record["networks"] = {name: kept[name] for name in known if name in kept}
     for name in known if not arguments else asked:

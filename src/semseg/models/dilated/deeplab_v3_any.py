@@ -40,13 +40,12 @@ from torch import Tensor, nn
 
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
+from semseg.encoders.dilation import dilate_whole_stages, resnet_stages
 from semseg.models.base import ModelConfig, SegmentationModel, register
 from semseg.models.dilated.deeplab_v3 import (
     ASPP,
     RATES,
-    dilate_whole_stages,
     dilated_conv,
-    resnet_stages,
 )
 from semseg.nn.conv import conv_bn_relu
 

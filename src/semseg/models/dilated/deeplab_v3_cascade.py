@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
+from semseg.encoders.dilation import dilate_whole_stages
 from semseg.encoders.resnet_caffe import Bottleneck
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
-from semseg.models.dilated.deeplab_v3 import check_dilation, dilate_whole_stages, start_as_slim
+from semseg.models.dilated.deeplab_v3 import check_dilation, start_as_slim
 from semseg.nn.init import he_normal_
 from semseg.nn.norm import check_batch_norm
 

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from semseg.core.preprocess import Preprocessing
 from semseg.encoders import build_encoder
 from semseg.encoders.base import Encoder
+from semseg.encoders.dilation import dilate_whole_stages
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
 from semseg.models.dilated.deeplab_v3 import (
     ASPP,
@@ -45,7 +46,6 @@ from semseg.models.dilated.deeplab_v3 import (
     MULTI_GRID,
     RATES,
     check_dilation,
-    dilate_whole_stages,
     dilated_conv,
     start_as_slim,
     truncated_normal_,

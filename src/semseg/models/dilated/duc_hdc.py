@@ -44,9 +44,9 @@ from torch import Tensor, nn
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
 from semseg.encoders.base import Encoder
+from semseg.encoders.dilation import resnet_stages, set_rates
 from semseg.encoders.resnet_caffe import Bottleneck
 from semseg.models.base import Criterion, ModelConfig, Published, SegmentationModel, register
-from semseg.models.dilated.deeplab_v3 import resnet_stages, set_rates
 
 STRIDE = 8
 """Stride of the trunk's deepest feature."""

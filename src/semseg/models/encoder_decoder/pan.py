@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
-from semseg.encoders.dilation import dilate_first_blocks
+from semseg.encoders.dilation import dilate_whole_stages, resnet_stages
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
 from semseg.models.encoder_decoder.fpn import enlarge
 from semseg.nn.init import toolbox_init_
@@ -91,8 +91,8 @@ class PAN(SegmentationModel):
     def __init__(self, config: PANConfig) -> None:
         super().__init__(config)
         self.encoder = build_encoder(config.encoder, config.in_channels, OUTPUT_STRIDE)
-        if config.dilate_first:
-            dilate_first_blocks(self.encoder, OUTPUT_STRIDE)
+        if config.dilate_first and resnet_stages(self.encoder) is not None:
+            dilate_whole_stages(self.encoder, OUTPUT_STRIDE)
         self.multiple_of = OUTPUT_STRIDE
         channels = self.encoder.channels
         self.deepest = self.encoder.index_of(OUTPUT_STRIDE)
