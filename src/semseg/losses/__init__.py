@@ -6,6 +6,7 @@ from semseg.losses.border_weights import border_cross_entropy
 from semseg.losses.class_weights import ClassCounts, enet, median_frequency
 from semseg.losses.cross_entropy import cross_entropy
 from semseg.losses.dice import dice
+from semseg.losses.ohem import ohem_cross_entropy
 
 __all__ = [
     "LOSSES",
@@ -20,4 +21,5 @@ __all__ = [
     "enet",
     "list_losses",
     "median_frequency",
+    "ohem_cross_entropy",
 ]
