@@ -40,8 +40,6 @@ def test_other_trunks_are_left_as_they_are(trunk: str) -> None:
     encoder = build_encoder(trunk, output_stride=16)
     kept = [(m.dilation, m.padding) for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     assert resnet_stages(encoder) is None
-    with pytest.raises(
-        InputError, match=f"and {trunk!r} is none; choose a ResNet"
-    ):
+    with pytest.raises(InputError, match=f"and {trunk!r} is none; choose a ResNet"):
         dilate_whole_stages(encoder, 16)
     assert kept == [(m.dilation, m.padding) for m in encoder.modules() if isinstance(m, nn.Conv2d)]
