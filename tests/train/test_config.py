@@ -84,9 +84,9 @@ def _with(**changes: Any) -> dict[str, Any]:
             "r.yaml: train.epochs is 0; it should be greater than or equal to 1",
         ),
         (
-            _with(optimizer={"name": "adam"}),
+            _with(optimizer={"name": "lamb"}),
             InputError,
-            "r.yaml: optimizer.name is 'adam'; it should be 'adamw' or 'sgd'",
+            "r.yaml: optimizer.name is 'lamb'; it should be 'adamw', 'adam', 'sgd' or 'rmsprop'",
         ),
         (
             _with(optimizer={"nesterov": True}),

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from semseg.core.checks import InputError
 from semseg.models import create_model
@@ -49,6 +49,39 @@ def test_every_trainable_parameter_is_in_one_group(weight_decay: float) -> None:
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(p) for p in model.parameters()} - {id(frozen)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", AdamW), ("adam", Adam), ("sgd", SGD), ("rmsprop", RMSprop)]
+)
+def test_kinds(name: str, kind: type) -> None:
+    model = create_model("segnet_basic", num_classes=3, width=4)
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, momentum=0.8))
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert group.get("momentum", group.get("betas", (None,))[0]) == 0.8
+
+
+def test_adam_decays_through_the_gradient_and_adamw_does_not() -> None:
+    moved = {}
+    for name in ("adam", "adamw"):
+        torch.manual_seed(0)
+        model = create_model("segnet_basic", num_classes=3, width=4)
+        weight = next(p for p in model.parameters() if p.ndim > 1)
+        before = weight.detach().clone()
+        optimizer = build_optimizer(model, OptimizerConfig(name=name, lr=0.1, weight_decay=0.5))
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        moved[name] = (weight.detach() - before) / before
+    torch.testing.assert_close(moved["adamw"], torch.full_like(moved["adamw"], -0.05))
+    assert (moved["adam"] * before).abs().max() == pytest.approx(0.1, rel=1e-3), "one full step"
+
+
+def test_steps_fall_by_a_factor() -> None:
+    config = ScheduleConfig(name="step", step_epochs=2, factor=0.5, warmup_steps=1)
+    got = [lr_factor(config, step, 13, 2) for step in range(13)]
+    assert got == [1.0] * 5 + [0.5] * 4 + [0.25] * 4
 
 
 def test_head_learns_faster_than_the_trunk() -> None:

@@ -19,6 +19,7 @@ from semseg.core.labels import LabelMap
 from semseg.data import build_dataset
 from semseg.data.base import DATASETS
 from semseg.train import Run, TrainConfig, load_recipe, train
+from semseg.train.trackers import INSTALLED
 from tests.train.tiny import TinyDataset, entry
 
 UNET: dict[str, Any] = {"name": "unet", "settings": {"width": 4}}
@@ -59,7 +60,7 @@ def test_run_leaves_everything(recipe: dict[str, Any], report: None, capsys) -> 
         "state",
         "tensorboard",
     }
-    assert any((run.folder / "tensorboard").glob("events.*"))
+    assert any((run.folder / "tensorboard").rglob("events.*"))
     said = capsys.readouterr().out
     assert "13 training and 13 validation images; 9 steps of 4 images" in said
     assert said.count("\nepoch ") == 3
@@ -302,7 +303,7 @@ def test_unlabelled_validation_is_said(tiny: dict[str, Any], monkeypatch) -> Non
 
 
 def test_without_tensorboard_one_line_says_so(tiny: dict[str, Any], monkeypatch, capsys) -> None:
-    monkeypatch.setattr("semseg.train.start.is_tensorboard_available", lambda: False)
+    monkeypatch.setitem(INSTALLED, "tensorboard", lambda: False)
     run = train(tiny)
     assert not (run.folder / "tensorboard").exists()
     assert capsys.readouterr().out.count("pip install 'semseg[track]'") == 1

@@ -20,6 +20,7 @@ COMMANDS = {
     "info": ("info", "Show one network: paper, parameters, cost, output shapes, results."),
     "train": ("train", "Train a network as a recipe says."),
     "validate": ("validate", "Measure a trained network on its validation images."),
+    "report": ("report", "Write the page of a run, or one page that compares several."),
     "predict": ("predict", "Segment images and write masks, colours and overlays."),
 }
 """Module of each command, and its line in ``semseg --help``: the first of its docstring."""

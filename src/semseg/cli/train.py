@@ -30,6 +30,8 @@ def train(
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True, name="--SECTION.KEY")],
     resume: Annotated[bool, Parameter(negative="")] = False,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
+    overfit_batches: int | None = None,
+    profile: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Train a network as a recipe says.
 
@@ -38,14 +40,20 @@ def train(
         changes: recipe keys with other values, e.g. `--optimizer.lr 1e-3`.
         resume: go on where the run of this name stopped.
         overwrite: replace the run of this name.
+        overfit_batches: train and validate on the images of so many batches, to see whether the
+            network can learn them by heart; short for `--train.overfit_batches`.
+        profile: write where the time of some steps goes; short for `--train.profile true`.
 
     Prints the run folder. Exit status 130 if the training was stopped before its end; its state is
     saved then.
     """
     from semseg.train import train as train_model
 
-    run = train_model(
-        recipe, overrides=parse_overrides(changes), resume=resume, overwrite=overwrite
-    )
+    overrides = dict(parse_overrides(changes))
+    if overfit_batches is not None:
+        overrides["train.overfit_batches"] = overfit_batches
+    if profile:
+        overrides["train.profile"] = True
+    run = train_model(recipe, overrides=overrides, resume=resume, overwrite=overwrite)
     output().print(run.folder, soft_wrap=True)
     return 0 if run.finished else EXIT_INTERRUPTED

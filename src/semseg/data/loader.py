@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
+from torch.utils.data import DataLoader
 
-from semseg.core.checks import FileError, InputError, SemsegError
+from semseg.core.checks import InputError
 from semseg.core.preprocess import Preprocessing
 from semseg.data.base import Sample, SegmentationDataset
-
-Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]]
-"""Changes image and mask together; any torchvision v2 transform is one. Random draws must come from
-torch's own generator, or they do not repeat."""
+from semseg.data.prepared import Prepared, Reading, SampleError, Transform, WatchedLoader, derive
+from semseg.data.transforms.mix import Mix
 
 
 @dataclass(slots=True)
@@ -52,20 +46,6 @@ class Batch:
         return len(self.paths)
 
 
-class SampleError(InputError, FileError):
-    """A sample that cannot be used, in one line even when it comes from a worker process."""
-
-    _MARK = "sample cannot be used: "
-
-    def __init__(self, message: str) -> None:
-        # torch hands on a worker's error as the text of its whole traceback
-        super().__init__(message.rpartition(self._MARK)[2].rstrip())
-
-    def __str__(self) -> str:
-        """Return the message behind the mark that survives the way through torch."""
-        return self._MARK + str(self.args[0])
-
-
 def make_loader(
     dataset: SegmentationDataset,
     *,
@@ -78,6 +58,8 @@ def make_loader(
     shuffle: bool,
     workers: int,
     drop_last: bool,
+    mix: Mix | None = None,
+    order: list[int] | None = None,
 ) -> DataLoader[Batch]:
     """Return the loader of one epoch.
 
@@ -96,6 +78,8 @@ def make_loader(
         shuffle: whether the order is random.
         workers: processes that read and transform; 0 does it in this one.
         drop_last: whether a last batch with fewer than N samples is left out.
+        mix: puts parts of samples into others, after the transform.
+        order: positions of this epoch's samples, in place of each once.
 
     Raises:
         InputError: a number out of range, or a preprocessing for other channels.
@@ -111,9 +95,10 @@ def make_loader(
             f"the dataset has {dataset.channels} channels, the preprocessing takes {wanted}; set "
             "the dataset's channels or the network's in_channels"
         )
-    order = epoch_order(len(dataset), seed, epoch) if shuffle else list(range(len(dataset)))
-    return DataLoader(
-        _Prepared(dataset, transform, seed, epoch),
+    if order is None:
+        order = epoch_order(len(dataset), seed, epoch) if shuffle else list(range(len(dataset)))
+    return WatchedLoader(
+        Prepared(dataset, transform, mix, seed, epoch, Reading(workers)),
         batch_size=batch_size,
         sampler=order[start:],
         num_workers=workers,
@@ -121,48 +106,18 @@ def make_loader(
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         # the loader draws a seed for its workers; not from the generator of this process
-        generator=torch.Generator().manual_seed(_derive(seed, epoch, "workers")),
+        generator=torch.Generator().manual_seed(derive(seed, epoch, "workers")),
     )
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
     """Return the permutation of one epoch."""
-    generator = torch.Generator().manual_seed(_derive(seed, epoch, "order"))
-    return torch.randperm(length, generator=generator).tolist()
+    return torch.randperm(length, generator=order_generator(seed, epoch)).tolist()
 
 
-class _Prepared(Dataset[Any]):
-    """The dataset with the transform applied, each sample under its own seed."""
-
-    def __init__(
-        self, source: SegmentationDataset, transform: Transform | None, seed: int, epoch: int
-    ) -> None:
-        self.source = source
-        self.transform = transform
-        self.seed = seed
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        try:
-            sample = self.source[index]
-            if self.transform is None:
-                return sample
-            generator = torch.default_generator
-            state = generator.get_state()
-            try:
-                generator.manual_seed(_derive(self.seed, self.epoch, index))
-                image, mask = self.transform(sample.image, sample.mask)
-            finally:
-                generator.set_state(state)
-            return Sample(image, mask, sample.path, sample.size)
-        except SemsegError as error:
-            raise SampleError(str(error)) from error
-        except Exception as error:
-            error.add_note(f"while preparing {self.source.path(index)}")
-            raise
+def order_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the generator that decides the order of one epoch."""
+    return torch.Generator().manual_seed(derive(seed, epoch, "order"))
 
 
 class _Collate:
@@ -191,9 +146,3 @@ class _Collate:
 
 def _size(sample: Sample) -> str:
     return " x ".join(map(str, sample.mask.shape))
-
-
-def _derive(*parts: int | str) -> int:
-    """Return a seed that mixes all parts well; torch's generator uses its low 32 bits."""
-    text = "/".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -59,6 +59,12 @@ class Position:
     train_seconds: float = 0.0
     finished: bool = False
 
+    @property
+    def stale(self) -> int:
+        """Validations since the best one."""
+        after = [row for row in self.rows if row["epoch"] > self.best.get("epoch", 0)]
+        return sum("val_miou" in row for row in after)
+
     def images_per_second(self, samples_per_step: int) -> float:
         """Return the speed of all training steps so far."""
         return self.step * samples_per_step / max(1e-9, self.train_seconds)

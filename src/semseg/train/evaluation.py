@@ -14,11 +14,12 @@ from semseg.core.checks import InputError
 from semseg.core.flush import FlushingThread
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
-from semseg.data import Sample, SegmentationDataset, build_dataset
+from semseg.data import Sample, SegmentationDataset
 from semseg.data.loader import make_loader
 from semseg.metrics import Absent, ConfusionMatrix, Scores
 from semseg.models import load
 from semseg.train.config import load_recipe
+from semseg.train.splits import open_split
 
 
 @torch.inference_mode()
@@ -129,10 +130,11 @@ def validate_run(
         InputError: the data have other classes than the weights.
     """
     run = Path(run)
-    data = load_recipe(run, overrides).data
+    config = load_recipe(run, overrides)
+    data = config.data
     weights = run / "best.safetensors"
     info = read_info(weights)
-    dataset = build_dataset(data.name, split, data.root, **data.settings)
+    dataset = open_split(config, split)
     if info.labels is not None and (difference := info.labels.difference(dataset.labels)):
         raise InputError(f"{weights} was trained for other classes than {data.name}: {difference}")
     if device == "auto":

@@ -27,7 +27,10 @@ from semseg.losses import ClassCounts
 from semseg.train.checkpoint import Position
 from semseg.train.config import TrainConfig, differences, load_recipe
 
-FREE = ("data.root", "data.workers", "out", "name", "train.device", "train.max_minutes")
+FREE = (
+    *("data.root", "data.workers", "out", "name"),
+    *("train.device", "train.max_minutes", "train.profile", "train.recompute", "train.trackers"),
+)
 """Settings that may differ when a run is resumed: they do not decide its result."""
 
 

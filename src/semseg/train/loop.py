@@ -10,17 +10,19 @@ from contextlib import nullcontext
 from itertools import chain
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 
 from semseg.core.checks import InputError
-from semseg.data.loader import Batch, make_loader
+from semseg.data.loader import Batch
 from semseg.train import artefacts, folder
 from semseg.train.checkpoint import Position
 from semseg.train.evaluation import evaluate
+from semseg.train.network import freeze_norms
 from semseg.train.optim import lr_factor, set_lr
-from semseg.train.progress import Display, StopSignals, ignore_signals
+from semseg.train.profiling import Profile
+from semseg.train.progress import Display, StopSignals
 from semseg.train.session import Session
+from semseg.train.trackers import Trackers
 from semseg.train.watch import CHECK_EVERY, LossWatch
 
 
@@ -36,20 +38,29 @@ class Loop:
         position: where it is.
         display: what a person sees.
         signals: whether one asked to stop.
+        trackers: where scores are sent.
     """
 
     def __init__(
-        self, session: Session, position: Position, display: Display, signals: StopSignals
+        self,
+        session: Session,
+        position: Position,
+        display: Display,
+        signals: StopSignals,
+        trackers: Trackers,
     ) -> None:
         self.session, self.position = session, position
-        self.display, self.signals = display, signals
+        self.display, self.signals, self.trackers = display, signals, trackers
         self.settings = session.config.train
         self.accelerator = session.accelerator
         self.device = session.accelerator.device
         self.main = session.accelerator.is_main_process
         self.world = session.accelerator.num_processes
         self.folder = session.config.folder
-        self.watch = LossWatch(1 if self.device.type == "cpu" else CHECK_EVERY)
+        wanted = self.settings.profile and self.main
+        self.profile = Profile(self.folder, display.line, wanted=wanted)
+        every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        self.watch = LossWatch(every, self.folder / "last.safetensors")
         self.started = time.monotonic() - position.seconds
         self.deadline = time.monotonic() + 60 * (self.settings.max_minutes or float("inf"))
 
@@ -75,10 +86,13 @@ class Loop:
     def _train_epoch(self) -> None:
         position, every = self.position, self.settings.save_every_steps
         remaining = self.session.steps_per_epoch - position.step_in_epoch
-        batches = self._batches() if remaining else iter(())
+        batches = self.session.batches(position) if remaining else iter(())
+        if self.settings.freeze_norm:
+            freeze_norms(self.session.parts.model)
         for _ in range(remaining):
             began = time.monotonic()
-            self._step(batches)
+            with self.profile:
+                self._step(batches)
             if self.watch.due:
                 self.watch.read(position)
             position.train_seconds += time.monotonic() - began
@@ -87,26 +101,6 @@ class Loop:
                 self._save()
             self._check_stop()
         self.watch.read(position)
-
-    def _batches(self) -> Iterator[Batch]:
-        """Return the rest of this epoch; of several processes, this one's share."""
-        config, parts = self.session.config, self.session.parts
-        loader = make_loader(
-            parts.train,
-            transform=self.session.transform,
-            preprocessing=parts.preprocessing,
-            batch_size=self.settings.batch_size,
-            seed=config.seed,
-            epoch=self.position.epoch,
-            start=self.position.samples_in_epoch,
-            shuffle=True,
-            workers=config.data.workers,
-            drop_last=True,
-        )
-        loader.worker_init_fn = ignore_signals
-        if self.world > 1:
-            loader = prepare_data_loader(loader, put_on_device=False, even_batches=False)
-        return iter(loader)
 
     def _step(self, batches: Iterator[Batch]) -> None:
         """Do one optimiser step over ``accumulate`` batches."""
@@ -160,13 +154,16 @@ class Loop:
             best = self._validate(row)
         position.rows.append(row)
         position.epoch += 1
+        if settings.patience is not None and position.stale >= settings.patience and not last:
+            last = True
+            self.display.line(f"no better score in {position.stale} validations; stopping early")
         position.step_in_epoch = position.samples_in_epoch = 0
         position.loss_sums = {}
         position.finished = last
         self._save()
         if self.main:
             folder.write_rows(self.folder, position.rows)
-        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=position.step)
+            self.trackers.log({k: v for k, v in row.items() if k != "step"}, position.step)
         self.display.line(artefacts.epoch_line(row, settings.epochs, best))
 
     def _validate(self, row: dict[str, float]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel
 
 from semseg.core.checks import InputError
@@ -53,7 +53,10 @@ def build_optimizer(model: SegmentationModel, config: OptimizerConfig) -> Optimi
                 groups.append({"params": chosen, "lr": lr, "peak_lr": lr, "weight_decay": decay})
     if config.name == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-    return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    if config.name == "rmsprop":
+        return RMSprop(groups, lr=config.lr, momentum=config.momentum)
+    kind = AdamW if config.name == "adamw" else Adam
+    return kind(groups, lr=config.lr, betas=(config.momentum, 0.999))
 
 
 def lr_factor(config: ScheduleConfig, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -76,6 +79,8 @@ def lr_factor(config: ScheduleConfig, step: int, steps: int, steps_per_epoch: in
         return (step + 1) / warmup
     if config.name == "constant":
         return 1.0
+    if config.step_epochs is not None:
+        return config.factor ** int((step - warmup) / (config.step_epochs * steps_per_epoch))
     progress = (step - warmup) / max(1, steps - warmup)
     if config.name == "cosine":
         return _wave(1.0, 0.0, progress)

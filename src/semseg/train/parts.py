@@ -13,12 +13,13 @@ from semseg.core.checkpoint import load_weights
 from semseg.core.checks import FileError, InputError
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
-from semseg.data import SegmentationDataset, build_dataset
+from semseg.data import SegmentationDataset
 from semseg.losses import ClassCounts
 from semseg.models import create_model, model_entry
 from semseg.models.base import SegmentationModel, preprocessing_for
 from semseg.train.config import TrainConfig
 from semseg.train.evaluation import check_classes
+from semseg.train.splits import open_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ def build_parts(config: TrainConfig) -> Parts:
         SemsegError: something does not exist, or classes or channels do not fit.
     """
     data = config.data
-    train = build_dataset(data.name, "train", data.root, **data.settings)
-    val = build_dataset(data.name, "val", data.root, **data.settings)
+    train, val = (open_split(config, split) for split in ("train", "val"))
     if difference := train.labels.difference(val.labels):
         raise InputError(f"{data.name}: train and val differ in their classes: {difference}")
     entry = model_entry(config.model.name)
@@ -88,15 +88,18 @@ def _start_from(model: SegmentationModel, config: TrainConfig, labels: LabelMap)
     model.load_state_dict(tensors)
 
 
-def count_classes(dataset: SegmentationDataset, workers: int) -> ClassCounts:
-    """Read every mask once and count the pixels of each class."""
+def count_classes(dataset: SegmentationDataset, workers: int) -> tuple[ClassCounts, Tensor]:
+    """Read every mask once; return the pixels of each class, and ``(n, K)`` who shows which."""
     k = dataset.labels.num_classes
     pixels = torch.zeros(k, dtype=torch.int64)
     of_images = torch.zeros(k, dtype=torch.int64)
-    for counts, size in DataLoader(_Counts(dataset), batch_size=None, num_workers=workers):
+    presence = torch.zeros(len(dataset), k, dtype=torch.bool)
+    read = DataLoader(_Counts(dataset), batch_size=None, num_workers=workers)
+    for i, (counts, size) in enumerate(read):
         pixels += counts
-        of_images += (counts > 0) * size
-    return ClassCounts(tuple(pixels.tolist()), tuple(of_images.tolist()))
+        presence[i] = counts > 0
+        of_images += presence[i] * size
+    return ClassCounts(tuple(pixels.tolist()), tuple(of_images.tolist())), presence
 
 
 class _Counts(Dataset[tuple[Tensor, int]]):

@@ -40,6 +40,19 @@ class DataConfig(Section):
     """Settings of the dataset, e.g. {cache: true}."""
     workers: int = Field(default=2, ge=0)
     """Processes that read and transform images; 0 does it in the training process."""
+    sampling: Literal["uniform", "class_uniform", "repeat_rare"] = "uniform"
+    """Which images an epoch consists of: each once; the classes in turn, each by an image that
+    shows it; or images with rare classes more often, by sqrt(1 / share of images)."""
+    folds: int | None = Field(default=None, ge=2)
+    """Cut the training split into so many parts and validate on one of them."""
+    fold: int = Field(default=0, ge=0)
+    """Which part, counted from 0."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} of {self.folds or 1}; they are counted from 0")
+        return self
 
 
 class LossConfig(Section):
@@ -52,14 +65,14 @@ class LossConfig(Section):
 class OptimizerConfig(Section):
     """How weights move."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """Optimiser."""
+    name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    """Optimiser. adamw decays weights by themselves, the others as a term of the loss."""
     lr: float = Field(default=1e-3, gt=0)
     """Highest learning rate."""
     weight_decay: float = Field(default=1e-2, ge=0)
     """Decay of weights; biases and everything else of one dimension (norms) are never decayed."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd, first beta of adamw."""
+    """Momentum of sgd and rmsprop, first beta of adamw and adam."""
     nesterov: bool = False
     """Whether sgd takes Nesterov's form of momentum."""
     head_lr_factor: float = Field(default=1.0, gt=0)
@@ -75,12 +88,16 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """How the learning rate changes, step by step, over all epochs."""
 
-    name: Literal["poly", "cosine", "one_cycle", "constant"] = "poly"
+    name: Literal["poly", "cosine", "one_cycle", "constant", "step"] = "poly"
     """Shape. poly falls as (1 - progress)^power, cosine as half a cosine wave; one_cycle rises for
     30 % of the steps from 1/25 and falls to 1/250000, both as half a cosine wave; constant keeps
-    the highest rate."""
+    the highest rate; step multiplies it by `factor` after every `step_epochs`."""
     power: float = Field(default=0.9, gt=0)
     """Exponent of poly."""
+    step_epochs: float | None = Field(default=None, gt=0)
+    """Epochs between two falls of step."""
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    """What step multiplies by."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear rise before poly, cosine or constant start."""
     warmup_epochs: float | None = Field(default=None, ge=0)
@@ -92,6 +109,8 @@ class ScheduleConfig(Section):
             raise ValueError("give warmup_steps or warmup_epochs, not both")
         if self.name == "one_cycle" and (self.warmup_steps or self.warmup_epochs):
             raise ValueError("one_cycle rises by itself; leave the warm-up out")
+        if (self.name == "step") != (self.step_epochs is not None):
+            raise ValueError("the schedule step needs step_epochs, and no other has it")
         return self
 
 
@@ -119,5 +138,22 @@ class LoopConfig(Section):
     """Where to compute; auto takes a GPU if there is one."""
     channels_last: bool = False
     """Memory order N, H, W, C for weights and images; often faster."""
+    freeze_norm: bool = False
+    """Keep batch norms as they are: statistics, scale and shift; for batches of one or two."""
+    sync_norm: bool = False
+    """Share the statistics of batch norms between processes; needs GPUs."""
+    recompute: bool = False
+    """Keep only what enters each block and compute its inside again in the backward pass: about a
+    third more time for much less memory, and the same weights."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations in a row without a better score; null trains all epochs."""
+    overfit_batches: int | None = Field(default=None, ge=1)
+    """Train and validate on the images of so many batches: a network that cannot learn them by
+    heart has a mistake somewhere."""
+    profile: bool = False
+    """Write where the time of some steps goes, as profile.txt and profile.json (for
+    ui.perfetto.dev)."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where scores are sent besides metrics.jsonl; one that is not installed is left out."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Stop with the state saved after so many minutes; --resume goes on."""

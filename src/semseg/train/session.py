@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from semseg.core.checks import InputError
-from semseg.data.loader import Transform
-from semseg.data.transforms import build_transform
+from semseg.data.doctor.quick import glance
+from semseg.data.loader import Batch, make_loader, order_generator
+from semseg.data.prepared import Transform
+from semseg.data.sampling import SAMPLINGS
+from semseg.data.transforms import Mix, build_mix, build_transform
 from semseg.losses import ClassCounts, Criterion, build_criterion
 from semseg.models.base import SegmentationModel
 from semseg.train import folder
 from semseg.train.checkpoint import Position, TrainingState, has_state
 from semseg.train.config import TrainConfig
+from semseg.train.network import adapt, recompute
 from semseg.train.optim import build_average, build_optimizer
 from semseg.train.parts import Parts, build_parts, count_classes
+from semseg.train.progress import ignore_signals
+from semseg.train.trackers import missing
 
 
 class Objective(nn.Module):
@@ -52,6 +59,8 @@ class Session:
         optimizer: as the accelerator wraps it.
         average: the weights that are validated and kept.
         state: what is saved and brought back.
+        mix: puts parts of samples into others.
+        presence: ``(n, K)``: which classes each training image shows, where sampling asks.
         samples_per_step: images of one optimiser step, over all processes.
         steps_per_epoch: optimiser steps; images that do not fill one are left out of that epoch.
     """
@@ -64,6 +73,8 @@ class Session:
     optimizer: Optimizer
     average: AveragedModel
     state: TrainingState
+    mix: Mix | None
+    presence: Tensor | None
     samples_per_step: int
     steps_per_epoch: int
 
@@ -71,6 +82,32 @@ class Session:
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.config.train.epochs * self.steps_per_epoch
+
+    def batches(self, position: Position) -> Iterator[Batch]:
+        """Return the rest of an epoch; of several processes, this one's share."""
+        seed, epoch = self.config.seed, position.epoch
+        order = None
+        if self.presence is not None:
+            sample = SAMPLINGS[self.config.data.sampling]
+            order = sample(self.presence, order_generator(seed, epoch))
+        loader = make_loader(
+            self.parts.train,
+            transform=self.transform,
+            preprocessing=self.parts.preprocessing,
+            batch_size=self.config.train.batch_size,
+            seed=seed,
+            epoch=epoch,
+            start=position.samples_in_epoch,
+            shuffle=True,
+            workers=self.config.data.workers,
+            drop_last=True,
+            mix=self.mix,
+            order=order,
+        )
+        loader.worker_init_fn = ignore_signals
+        if self.accelerator.num_processes > 1:
+            loader = prepare_data_loader(loader, put_on_device=False, even_batches=False)
+        return iter(loader)
 
 
 def open_session(
@@ -88,18 +125,22 @@ def open_session(
         SemsegError: something in the recipe, the data or the folder does not fit.
     """
     parts = build_parts(config)
+    if accelerator.is_main_process and not resume:
+        say(glance(parts.train, parts.val))
     samples_per_step = config.train.batch_size * config.train.accumulate * accelerator.num_processes
     if len(parts.train) < samples_per_step:
         raise InputError(
             f"one step takes {samples_per_step} images (batch_size x accumulate x processes), "
             f"{config.data.name} has {len(parts.train)} for training; lower train.batch_size"
         )
-    counts = _class_counts(config, accelerator, parts, say, resume)
-    model = parts.model.to(accelerator.device)
+    counts, presence = _class_counts(config, accelerator, parts, say, resume)
+    model = adapt(parts.model.to(accelerator.device), config.train, accelerator.device)
     # before channels_last: the average is evaluated in the same memory order as loaded weights
     average = build_average(model, config.train.ema_decay)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
+    if config.train.recompute:
+        say(f"{recompute(model)} blocks are computed again in the backward pass")
     criterion = build_criterion(config.loss.terms, parts.labels, counts).to(accelerator.device)
     objective, optimizer = accelerator.prepare(
         Objective(model, criterion), build_optimizer(model, config.optimizer)
@@ -118,6 +159,8 @@ def open_session(
             scaler=accelerator.scaler,
             average=None if config.train.ema_decay is None else average,
         ),
+        mix=build_mix(config.augment, parts.labels),
+        presence=presence,
         samples_per_step=samples_per_step,
         steps_per_epoch=len(parts.train) // samples_per_step,
     )
@@ -142,24 +185,27 @@ def _class_counts(
     parts: Parts,
     say: Callable[[str], None],
     resume: bool,
-) -> ClassCounts:
-    """Return the class counts of the training split: the run's own, or counted now, once."""
+) -> tuple[ClassCounts, Tensor | None]:
+    """Return the class counts of the training split, and which images show which classes.
+
+    Counts are the run's own, or made now, once; the second only where sampling asks for it.
+    """
     counts = folder.stored_counts(config.folder, parts.train, parts.val) if resume else None
-    if counts is None and accelerator.is_main_process:
+    sampled = config.data.sampling != "uniform"
+    presence = None
+    if (counts is None or sampled) and accelerator.is_main_process:
         say(f"counting the classes of {len(parts.train)} training masks")
-        counts = count_classes(parts.train, config.data.workers)
-    shared: list[ClassCounts] = broadcast_object_list([counts])
-    return shared[0]
+        counts, presence = count_classes(parts.train, config.data.workers)
+    shared: list[Any] = broadcast_object_list([counts, presence if sampled else None])
+    return shared[0], shared[1]
 
 
 def _describe(session: Session, say: Callable[[str], None]) -> None:
     config, parts, accelerator = session.config, session.parts, session.accelerator
     for note in dict.fromkeys((*parts.train.notes, *parts.val.notes)):
         say(note)
-    if accelerator.log_with:
-        accelerator.init_trackers("tensorboard")
-    else:
-        say("no TensorBoard pages; pip install 'semseg[track]' adds them")
+    for line in missing(config.train.trackers):
+        say(line)
     parameters = sum(p.numel() for p in parts.model.parameters())
     say(
         f"{config.model.name} with {parameters:,} parameters on {accelerator.device}, "

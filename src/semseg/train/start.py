@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import is_tensorboard_available
+from accelerate.utils import ProjectConfiguration
 
 from semseg.core.checks import InputError
 from semseg.train.checkpoint import Position
@@ -19,6 +19,7 @@ from semseg.train.loop import Loop, Stopped
 from semseg.train.progress import Display, StopSignals
 from semseg.train.sections import LoopConfig
 from semseg.train.session import Session, open_session
+from semseg.train.trackers import INSTALLED, Trackers
 
 
 def train(
@@ -56,7 +57,8 @@ def train(
         with Display(accelerator.is_main_process) as display, StopSignals() as signals:
             session, position = open_session(config, accelerator, display.line, resume=resume)
             try:
-                Loop(session, position, display, signals).run()
+                with Trackers(accelerator, display.line) as trackers:
+                    Loop(session, position, display, signals, trackers).run()
             except Stopped as reason:
                 display.line(
                     f"stopped by {reason} after step {position.step} of {session.steps}; the state "
@@ -78,8 +80,8 @@ def _accelerator(config: LoopConfig, folder: Path) -> Accelerator:
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision="no" if config.precision == "fp32" else config.precision,
-        log_with="tensorboard" if is_tensorboard_available() else None,
-        project_dir=folder,
+        log_with=[name for name in config.trackers if INSTALLED[name]()] or None,
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard")),
     )
 
 

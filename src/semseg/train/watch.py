@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from semseg.core.checks import SemsegError
@@ -20,10 +22,12 @@ class LossWatch:
 
     Args:
         every: steps between two looks; 1 on a CPU, where looking costs nothing.
+        last: file of the last weights whose losses were all looked at.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, last: Path) -> None:
         self.every = every
+        self.last = last
         self._unread: list[tuple[int, dict[str, Tensor], list[str]]] = []
 
     def add(self, step: int, terms: dict[str, Tensor], paths: list[str]) -> None:
@@ -41,13 +45,14 @@ class LossWatch:
         Raises:
             DivergedError: a loss is infinite or not a number; it names step and images.
         """
+        good = f"; the last good weights are {self.last}" if self.last.exists() else ""
         for step, terms, paths in self._unread:
             for name, term in terms.items():
                 value = term.item()
                 if value - value != 0:
                     raise DivergedError(
                         f"loss {name!r} is {value} at step {step} with {', '.join(paths)}; lower "
-                        "optimizer.lr or set train.clip_norm, and look at these images"
+                        f"optimizer.lr or set train.clip_norm, and look at these images{good}"
                     )
                 position.loss_sums[name] = position.loss_sums.get(name, 0.0) + value
         self._unread.clear()

@@ -75,6 +75,27 @@ class AugmentConfig(BaseModel):
     noise: Probability = 0.0
     """Largest standard deviation of added Gaussian noise, as a share of the full range."""
 
+    cutmix: Probability = 0.0
+    """Probability of a window of another sample in the place of this one's (arXiv:1905.04899)."""
+
+    classmix: Probability = 0.0
+    """Probability of half of another sample's classes laid over this one (arXiv:2007.07936)."""
+
+    copy_paste: Probability = 0.0
+    """Probability of what another sample shows of `copy_paste_classes` laid over this one
+    (arXiv:2012.07177)."""
+
+    copy_paste_classes: tuple[str, ...] = ()
+    """Names of the classes that are copied."""
+
+    @model_validator(mode="after")
+    def _check_mix(self) -> Self:
+        if self.cutmix + self.classmix + self.copy_paste > 1:
+            raise ValueError("cutmix, classmix and copy_paste add up to more than 1")
+        if bool(self.copy_paste) != bool(self.copy_paste_classes):
+            raise ValueError("copy_paste and copy_paste_classes need each other")
+        return self
+
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
         if self.scale is not None and self.scale[0] > self.scale[1]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semseg.core.checks import FileError, SemsegError
+from semseg.core.checks import SemsegError
 from semseg.core.files import write_text
 from semseg.core.labels import LabelMap
 from semseg.train.report.examples import choose_examples
+from semseg.train.report.page import read, read_json, read_rows, render
 from semseg.train.report.plots import curves, heat_map
 
 RULES = {
@@ -67,22 +65,18 @@ def write_report(run: Path, *, images: int = 8) -> Path:
     Raises:
         FileError: the folder lacks a file that every run leaves, or the report cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     run = Path(run)
-    result, rows = _json(run, "result.json"), _rows(run)
-    labels = LabelMap.from_dict(_json(run, "labels.json"), source=str(run / "labels.json"))
-    data = _json(run, "data.json")
+    result, rows = read_json(run, "result.json"), read_rows(run)
+    labels = LabelMap.from_dict(read_json(run, "labels.json"), source=str(run / "labels.json"))
+    data = read_json(run, "data.json")
     counts = np.array(result["confusion"], dtype=np.int64)
     examples, problem = None, None
     try:
         examples = choose_examples(run, images) if images else None
     except SemsegError as error:
         problem = str(error)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "duration": _duration, "number": "{:,}".format}
-    template = environment.from_string(_read(Path(str(files(__package__) / "report.html"))))
-    html = template.render(
+    html = render(
+        "report.html",
         name=run.resolve().name,
         model=_model(run),
         result=result,
@@ -93,8 +87,8 @@ def write_report(run: Path, *, images: int = 8) -> Path:
         classes=_classes(labels, result, counts, data),
         examples=examples,
         problem=problem,
-        config=_read(run / "config.yaml"),
-        environment=_json(run, "environment.json"),
+        config=read(run / "config.yaml"),
+        environment=read_json(run, "environment.json"),
         data=data,
         ignored=[label.name for label in labels.labels if label.ignored],
     )
@@ -148,44 +142,8 @@ def _rule(result: dict[str, Any], labels: LabelMap) -> str:
 def _model(run: Path) -> str:
     import yaml
 
-    return str(yaml.safe_load(_read(run / "config.yaml"))["model"]["name"])
+    return str(yaml.safe_load(read(run / "config.yaml"))["model"]["name"])
 
 
 def _share(part: np.int64, whole: np.int64) -> float | None:
     return float(part / whole) if whole else None
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in the two largest units.
-
-    Example:
-        >>> _duration(5), _duration(754), _duration(7300)
-        ('5 s', '12 min 34 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
-
-
-def _rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _read(run / "metrics.jsonl").splitlines()]
-
-
-def _json(run: Path, name: str) -> Any:
-    return json.loads(_read(run / name))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileError(
-            f"{path} cannot be read ({error.strerror}); a report needs the folder of a run that "
-            "has been validated at least once"
-        ) from error

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from semseg.data import Sample, build_dataset
+from semseg.data import Sample
 from semseg.metrics import ConfusionMatrix
 from semseg.predict.predictor import Predictor
 from semseg.predict.render import panels
 from semseg.train.config import load_recipe
+from semseg.train.splits import open_split
 
 CANDIDATES = 128
 """At most so many validation images, evenly spaced, are looked at to choose from."""
@@ -68,9 +69,7 @@ def choose_examples(run: Path, count: int) -> Examples:
     config = load_recipe(run)
     device = None if config.train.device == "auto" else config.train.device
     predictor = Predictor(run, device)
-    dataset = build_dataset(
-        config.data.name, "val", config.data.root, **(config.data.settings | {"cache": False})
-    )
+    dataset = open_split(config, "val", cache=False)
     total = len(dataset)
     candidates = min(total, CANDIDATES)
     indices = [i * total // candidates for i in range(candidates)]

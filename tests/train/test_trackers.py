@@ -1,0 +1,82 @@
+"""A tracker that fails or hangs never stops training."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from semseg.train import train
+from semseg.train.trackers import INSTALLED, Trackers, missing
+
+
+class Pages:
+    """An accelerator as far as trackers see one."""
+
+    def __init__(self, fail: bool = False, hang: threading.Event | None = None) -> None:
+        self.fail, self.hang = fail, hang
+        self.trackers: list[Any] = [self]
+        self.rows: list[tuple[dict[str, float], int]] = []
+        self.finished = False
+
+    def init_trackers(self, project: str) -> None:
+        if self.hang:
+            self.hang.wait()
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        if self.fail:
+            raise ConnectionError("no route to host\nand much more")
+        self.rows.append((row, step))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_rows_are_sent_in_order() -> None:
+    pages, said = Pages(), []
+    with Trackers(pages, said.append) as trackers:
+        for step in range(3):
+            trackers.log({"loss": 1.0}, step)
+    assert [step for _, step in pages.rows] == [0, 1, 2]
+    assert pages.finished
+    assert not said
+
+
+def test_one_that_fails_is_left_out() -> None:
+    pages, said = Pages(fail=True), []
+    with Trackers(pages, said.append) as trackers:
+        trackers.log({"loss": 1.0}, 0)
+        trackers.log({"loss": 1.0}, 1)
+    assert said == ["tracker left out: ConnectionError: no route to host; training goes on"]
+
+
+def test_one_that_hangs_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semseg.train.trackers.PATIENCE", 0.2)
+    hang, said = threading.Event(), []
+    pages = Pages(hang=hang)
+    with Trackers(pages, said.append) as trackers:
+        trackers.log({"loss": 1.0}, 0)
+    hang.set()
+    assert len(said) == 1
+    assert said[0].startswith("a tracker did not answer for 0 s; the run is whole without it")
+    assert pages.trackers == [], "the end of the accelerator would wait for it again"
+
+
+def test_what_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(INSTALLED, "wandb", lambda: False)
+    assert missing(["wandb"]) == ["no wandb pages; pip install wandb adds them"]
+    assert missing([]) == []
+
+
+def test_a_run_ends_well_with_a_tracker_that_fails(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: object, *args: object, **settings: object) -> None:
+        raise OSError("the disk of the page is full")
+
+    monkeypatch.setattr("accelerate.Accelerator.log", fail)
+    recipe["train"] |= {"epochs": 1}
+    assert train(recipe).finished
+    said = capsys.readouterr().out
+    assert "tracker left out: OSError: the disk of the page is full; training goes on" in said
