@@ -103,6 +103,10 @@ def proposals(height: int, width: int) -> list[Box]:
     published=(Published("PASCAL VOC 2012 test", 69.6, "paper, table 1; 50 proposals, no CRF"),),
     verified="reference output",
     small={"width": 4},
+    xfail={
+        "test_onnx_computes_the_same": "where two values of a pooling window are equal to "
+        "rounding, another engine remembers the other one: 0.1 % of the logits differ",
+    },
 )
 class DeconvNet(SegmentationModel):
     """DeconvNet; see the module docstring."""
@@ -120,7 +124,7 @@ class DeconvNet(SegmentationModel):
             nn.BatchNorm2d(hidden),
             nn.ReLU(),
         )
-        self.code = deconvolutions([hidden, deepest], SIDE // 32, 0)
+        self.shape_code = deconvolutions([hidden, deepest], SIDE // 32, 0)
         self.decoder = nn.ModuleList()
         for i, (_, count) in reversed(list(enumerate(STAGES))):
             # the last layer of a stage has the width of the stage above it
@@ -132,7 +136,7 @@ class DeconvNet(SegmentationModel):
     def _initialise(self) -> None:
         he_normal_(self.encoder)  # the authors start from VGG16, which takes the place of both
         he_normal_(self.hidden)
-        for new in (self.code, self.decoder, self.classifier):
+        for new in (self.shape_code, self.decoder, self.classifier):
             gaussian_(new, std=0.01)
         for norm in self.modules():
             if isinstance(norm, nn.BatchNorm2d):
@@ -150,7 +154,7 @@ class DeconvNet(SegmentationModel):
                 "normalisation turns into zeros; take a batch of two or more"
             )
         x, pools = self.encoder(_resize(images, (SIDE, SIDE)))
-        x = self.code(self.hidden(x))
+        x = self.shape_code(self.hidden(x))
         for stage, (switches, _) in zip(self.decoder, reversed(pools), strict=True):
             x = stage(F.max_unpool2d(x, switches, (2, 2)))
         return {"logits": self.classifier(x)}
