@@ -1,4 +1,4 @@
-"""Losses against arithmetic done by hand, and what they promise about ignored pixels."""
+"""Cross entropy and Dice by hand, class weights, and how a recipe names its terms."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from semseg.losses import (
     build_criterion,
     cross_entropy,
     dice,
+    effective_number,
     enet,
+    inverse_frequency,
     list_losses,
     median_frequency,
 )
+from semseg.losses.class_weights import SCHEMES
 
 IGNORE = 255
 LABELS = LabelMap.from_names(["a", "b", "c"], ignore={255: "void"})
@@ -111,55 +114,7 @@ def test_dice_of_one_channel_is_of_the_foreground() -> None:
     assert dice(logits, target).item() == pytest.approx(1 - 2 * 0.5 / (1.0 + 1), rel=1e-6)
 
 
-# ---- promises of the terms written here --------------------------------------------------------
-
-LOSSES_HERE = [cross_entropy, dice]
-
-
-@pytest.mark.parametrize("loss", LOSSES_HERE)
-@pytest.mark.parametrize("classes", [1, 3])
-def test_ignored_pixels_have_no_influence(loss, classes: int) -> None:
-    logits, target = _example(classes)
-    other = logits.clone()
-    other[:, :, 0] = torch.randn(2, classes, 5, dtype=torch.float64) * 20
-    assert loss(logits, target).item() == loss(other, target).item()
-    logits.requires_grad_()
-    loss(logits, target).backward()
-    assert logits.grad is not None
-    assert logits.grad[:, :, 0].abs().max() == 0
-    assert logits.grad[:, :, 1:].abs().min() > 0
-
-
-@pytest.mark.parametrize("loss", LOSSES_HERE)
-@pytest.mark.parametrize("classes", [1, 3])
-def test_all_ignored_gives_zero_and_zero_gradient(loss, classes: int) -> None:
-    logits = _example(classes)[0].float().requires_grad_()
-    value = loss(logits, torch.full((2, 4, 5), IGNORE))
-    value.backward()
-    assert value.item() == 0
-    assert logits.grad is not None
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-@pytest.mark.parametrize("loss", LOSSES_HERE)
-@pytest.mark.parametrize("classes", [1, 3])
-def test_gradient_is_that_of_the_value(loss, classes: int) -> None:
-    logits, target = _example(classes)
-    assert torch.autograd.gradcheck(lambda x: loss(x, target), logits.requires_grad_())
-
-
-@pytest.mark.parametrize("loss", LOSSES_HERE)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_sums_in_float32(loss, dtype: torch.dtype) -> None:
-    # 300 x 300 pixels: their count alone is beyond float16
-    logits = torch.zeros(1, 2, 300, 300, dtype=dtype)
-    target = torch.zeros(1, 300, 300).long()
-    value = loss(logits, target)
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(loss(logits.double(), target).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("loss", LOSSES_HERE)
+@pytest.mark.parametrize("loss", [cross_entropy, dice])
 def test_wrong_shapes_are_refused(loss) -> None:
     with pytest.raises(InputError, match=r"logits \(N, K, H, W\) and int64 targets \(N, H, W\)"):
         loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 5).long())
@@ -187,6 +142,36 @@ def test_enet_weights() -> None:
 
 def test_enet_weight_of_an_absent_class_is_finite() -> None:
     assert enet(ClassCounts((4, 0), (4, 0)))[1] == pytest.approx(1 / math.log(1.02))
+
+
+def test_inverse_frequency_gives_every_class_the_same_sum() -> None:
+    counts = ClassCounts((10, 30, 60), (100, 100, 100))
+    weights = inverse_frequency(counts)
+    assert weights == pytest.approx([100 / 30, 100 / 90, 100 / 180])
+    sums = [w * p for w, p in zip(weights, counts.pixels, strict=True)]
+    assert sums == pytest.approx([100 / 3] * 3)
+    with pytest.raises(InputError, match="inverse_frequency: class 2 has no pixel"):
+        inverse_frequency(ClassCounts((1, 3, 0), (4, 4, 0)))
+
+
+def test_effective_number() -> None:
+    # 1 - 0.9^n for 1 and 2 pixels: 0.1 and 0.19
+    weights = effective_number(ClassCounts((1, 2), (3, 3)), beta=0.9)
+    assert weights == pytest.approx([2 * 0.19 / 0.29, 2 * 0.1 / 0.29])
+    assert effective_number(ClassCounts((1, 2), (3, 3)), beta=0) == [1, 1]
+    # beta = 1 - 1 / N of ten billion pixels: 1 - beta^n is 1 - exp(-n / N), and must not be 0
+    millions = effective_number(ClassCounts((10**4, 10**10 - 10**4), (10**10, 10**10)))
+    assert millions[0] / millions[1] == pytest.approx((1 - math.exp(-1)) / 1e-6, rel=1e-5)
+    with pytest.raises(InputError, match="effective_number: class 0 has no pixel"):
+        effective_number(ClassCounts((0, 3), (0, 4)))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_a_recipe_names_a_scheme(name: str, scheme: str) -> None:
+    term = LossTerm(name=name, settings={"class_weights": scheme})
+    (weight,) = build_criterion([term], LABELS, COUNTS).buffers()
+    assert weight.tolist() == pytest.approx(SCHEMES[scheme](COUNTS))
 
 
 # ---- terms -------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_binary_network_decides_at_zero() -> None:
 
 
 def test_zero_is_not_the_foreground() -> None:
-    assert decide(torch.zeros(1, 1, 2, 2)).sum() == 0
+    assert decide(torch.nn.Identity(), torch.zeros(1, 1, 2, 2)).ids.sum() == 0
 
 
 def test_more_than_255_classes() -> None:

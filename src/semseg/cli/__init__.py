@@ -18,10 +18,20 @@ COMMANDS = {
     "demo": ("demo", "Train a small network on generated scenes and write a report; no data."),
     "list": ("list_networks", "List the networks with year, parameters and paper."),
     "info": ("info", "Show one network: paper, parameters, cost, output shapes, results."),
+    "doctor": ("doctor", "Look for everything that is wrong with a dataset."),
     "train": ("train", "Train a network as a recipe says."),
     "validate": ("validate", "Measure a trained network on its validation images."),
+    "reproduce": (
+        "reproduce",
+        "Train a run again with other seeds, and say whether their scores lie within its interval.",
+    ),
     "report": ("report", "Write the page of a run, or one page that compares several."),
     "predict": ("predict", "Segment images and write masks, colours and overlays."),
+    "crf-search": ("crf_search", "Tune a dense CRF for a trained network, and say what it gains."),
+    "convert": (
+        "convert",
+        "Convert label files from one format to another, without changing a pixel.",
+    ),
 }
 """Module of each command, and its line in ``semseg --help``: the first of its docstring."""
 
@@ -48,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``semseg``; those of the process if ``None``.
 
     Returns:
-        0; 1 when ``demo`` falls short; 2 for a mistake of the user, told in one line on stderr;
-        3 when ``predict`` could not do every file; 130 after Ctrl-C and when ``train`` stopped
-        before its end. Any other exception is a bug and passes through with its traceback.
+        0; 1 when ``demo`` falls short, ``doctor`` finds errors or ``reproduce`` other scores; 2
+        for a mistake of the user, told in one line on stderr; 3 when ``predict`` could not do
+        every file; 130 after Ctrl-C and when ``train`` stopped before its end. Any other
+        exception is a bug and passes through with its traceback.
     """
     try:
         return app(sys.argv[1:] if arguments is None else list(arguments)) or 0

@@ -33,6 +33,7 @@ def predict(
     ),
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     device: str | None = None,
+    crf: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Segment images and write masks, colours and overlays.
 
@@ -43,10 +44,12 @@ def predict(
         outputs: any of `palette`, `ids`, `color`, `overlay`, `confidence`.
         overwrite: replace results of an earlier call.
         device: e.g. `cpu` or `cuda:0`; a GPU if there is one.
+        crf: refine masks by the dense CRF that `semseg crf-search` tuned for this run.
     """
     from semseg.predict import Predictor, predict_files
+    from semseg.predict.refine import read_crf
 
-    predictor = Predictor(run, device)
+    predictor = Predictor(run, device, crf=read_crf(run) if crf else None)
     with progress("images") as on_progress:
         summary = predict_files(predictor, source, out, outputs, overwrite, on_progress)
     for failure in summary.failures:

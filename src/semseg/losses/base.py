@@ -10,12 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from semseg.core.checks import InputError, unknown_setting
+from semseg.core.criterion import Enlarging
 from semseg.core.labels import LabelMap
 from semseg.core.registry import Registry
 from semseg.losses.class_weights import ClassCounts
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""``(logits (N, K, H, W), target (N, H, W) int64) -> scalar``."""
 
 
 class LossSettings(BaseModel):
@@ -102,6 +100,36 @@ class LossTerm(BaseModel):
             ) from error
 
 
+class Bound(nn.Module):
+    """A loss function with its settings; class weights move with the module.
+
+    Args:
+        function: ``(logits, target, **settings) -> scalar``.
+        weight: one factor per class, or none.
+        settings: what ``function`` takes beside them.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        *,
+        weight: Sequence[float] | None = None,
+        **settings: float | str | None,
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.settings = settings
+        tensor = None if weight is None else torch.tensor(weight, dtype=torch.float32)
+        self.register_buffer("weight", tensor, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of ``(N, K, H, W)`` logits against ``(N, H, W)`` train ids."""
+        weight = {} if self.weight is None else {"weight": self.weight}
+        return self.function(logits, target, **weight, **self.settings)
+
+
 class WeightedSum(nn.Module):
     """Sum of losses with a factor each."""
 
@@ -112,10 +140,22 @@ class WeightedSum(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the sum for ``(N, K, H, W)`` logits and ``(N, H, W)`` train ids."""
-        terms = [
-            w * loss(logits, target) for w, loss in zip(self.weights, self.losses, strict=True)
-        ]
+        return self._sum([loss(logits, target) for loss in self.losses])
+
+    def _sum(self, values: Sequence[Tensor]) -> Tensor:
+        terms = [w * value for w, value in zip(self.weights, values, strict=True)]
         return torch.stack(terms).sum()
+
+
+class EnlargingSum(WeightedSum):
+    """The same of losses that all take logits at a network's own stride."""
+
+    def enlarged(
+        self, logits: Tensor, target: Tensor, size: tuple[int, int], align_corners: bool
+    ) -> Tensor:
+        """Return the sum; see :class:`semseg.core.criterion.Enlarging`."""
+        losses = (loss for loss in self.losses if isinstance(loss, Enlarging))
+        return self._sum([loss.enlarged(logits, target, size, align_corners) for loss in losses])
 
 
 def build_criterion(
@@ -139,7 +179,9 @@ def build_criterion(
     """
     if not terms:
         raise InputError("the loss has no terms; give at least one, e.g. {name: cross_entropy}")
-    return WeightedSum([t.parsed().build(labels, counts) for t in terms], [t.weight for t in terms])
+    losses = [term.parsed().build(labels, counts) for term in terms]
+    enlarge = all(isinstance(loss, Enlarging) for loss in losses)
+    return (EnlargingSum if enlarge else WeightedSum)(losses, [term.weight for term in terms])
 
 
 def check_target(owner: str, logits: Tensor, target: Tensor) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from semseg.core.checks import InputError
 from semseg.core.labels import LabelMap
+from semseg.kernels import upsample_cross_entropy
 from semseg.losses.base import LossSettings, at_least_float32, check_target, register
-from semseg.losses.class_weights import ClassCounts, enet, median_frequency
+from semseg.losses.class_weights import ClassCounts, ClassWeights, resolve
 
 
 def cross_entropy(
@@ -93,12 +91,26 @@ class CrossEntropy(nn.Module):
             label_smoothing=self.label_smoothing,
         )
 
+    def enlarged(
+        self, logits: Tensor, target: Tensor, size: tuple[int, int], align_corners: bool
+    ) -> Tensor:
+        """Return the mean over enlarged logits; see :class:`semseg.core.criterion.Enlarging`."""
+        return upsample_cross_entropy(
+            logits,
+            target,
+            size,
+            align_corners,
+            ignore_id=self.ignore_id,
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+        )
+
 
 @register("cross_entropy")
 class CrossEntropySettings(LossSettings):
     """Settings of the term `cross_entropy`."""
 
-    class_weights: list[float] | Literal["median_frequency", "enet"] | None = None
+    class_weights: ClassWeights = None
     """One factor per class, or how to compute them from the training split."""
     enet_c: float = Field(default=1.02, gt=1)
     """c in the scheme `enet`, 1 / ln(c + p)."""
@@ -111,25 +123,5 @@ class CrossEntropySettings(LossSettings):
         Raises:
             InputError: the weights do not fit the classes, or the counts are missing.
         """
-        return CrossEntropy(labels.ignore_id, self._weights(labels, counts), self.label_smoothing)
-
-    def _weights(self, labels: LabelMap, counts: ClassCounts | None) -> list[float] | None:
-        if self.class_weights is None:
-            return None
-        if isinstance(self.class_weights, list):
-            if len(self.class_weights) != labels.num_classes:
-                raise InputError(
-                    f"class_weights has {len(self.class_weights)} numbers, the data has "
-                    f"{labels.num_classes} classes; give one per class"
-                )
-            if min(self.class_weights) < 0:
-                raise InputError(f"class_weights must not be negative, got {self.class_weights}")
-            return self.class_weights
-        if counts is None:
-            raise InputError(
-                f"class_weights {self.class_weights} is computed from the training split; "
-                "pass its counts, or give the weights as a list"
-            )
-        return (
-            enet(counts, self.enet_c) if self.class_weights == "enet" else median_frequency(counts)
-        )
+        weights = resolve(self.class_weights, labels, counts, enet_c=self.enet_c)
+        return CrossEntropy(labels.ignore_id, weights, self.label_smoothing)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from semseg.core.labels import LabelMap
-from semseg.losses.base import LossSettings, at_least_float32, check_target, register
+from semseg.losses.base import LossSettings, register
+from semseg.losses.class_maps import class_maps
 from semseg.losses.class_weights import ClassCounts
 
 
@@ -20,7 +21,8 @@ def dice(logits: Tensor, target: Tensor, *, ignore_id: int = 255) -> Tensor:
 
     Args:
         logits: ``(N, K, H, W)``; K = 1 means one sigmoid channel, Dice of the foreground alone.
-        target: ``(N, H, W)`` int64 train ids, or ``ignore_id``.
+        target: ``(N, H, W)`` int64 train ids or ``ignore_id``; or ``(N, K, H, W)`` with 0, 1 or
+            ``ignore_id`` for classes that do not exclude each other.
         ignore_id: target value of pixels without influence.
 
     Raises:
@@ -32,22 +34,13 @@ def dice(logits: Tensor, target: Tensor, *, ignore_id: int = 255) -> Tensor:
         >>> round(dice(perfect, target).item(), 6)
         0.0
     """
-    check_target("dice", logits, target)
-    logits = at_least_float32(logits)
-    valid = (target != ignore_id).to(logits.dtype).unsqueeze(1)
-    known = torch.where(target == ignore_id, 0, target).unsqueeze(1)
-    if logits.shape[1] == 1:
-        probability = logits.sigmoid() * valid
-        truth = known.to(logits.dtype) * valid
-    else:
-        probability = logits.softmax(1) * valid
-        truth = torch.zeros_like(probability).scatter_(1, known, valid)
-    pixels = (0, 2, 3)
-    overlap = (probability * truth).sum(pixels)
-    area = truth.sum(pixels)
-    present = (area > 0).to(logits.dtype)
-    tiny = torch.finfo(logits.dtype).tiny
-    score = 2 * overlap / (probability.sum(pixels) + area).clamp_min(tiny)
+    maps = class_maps("dice", logits, target, ignore_id)
+    probability, pixels = maps.probability(), (0, 2, 3)
+    area = maps.truth.sum(pixels)
+    present = (area > 0).to(area.dtype)
+    tiny = torch.finfo(area.dtype).tiny
+    score = 2 * (probability * maps.truth).sum(pixels)
+    score = score / (probability.sum(pixels) + area).clamp_min(tiny)
     return ((1 - score) * present).sum() / present.sum().clamp_min(1)
 
 

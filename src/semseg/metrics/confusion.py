@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semseg.core.checks import InputError
+from semseg.kernels import confusion_matrix
 
 Absent = Literal["present", "gt", "all"]
 """Which classes a mean is over: those in truth or prediction, those in the truth, or every one."""
@@ -98,17 +99,7 @@ class ConfusionMatrix:
             raise InputError(
                 f"wanted integer ids, got {prediction.dtype} and {target.dtype}; take the argmax"
             )
-        k = self.num_classes
-        counted = target != self.ignore_id
-        truth = target[counted].to(torch.int64)
-        predicted = prediction[counted].to(torch.int64)
-        for values, what in ((truth, "target"), (predicted, "prediction")):
-            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < k:
-                raise InputError(
-                    f"{what} holds ids {int(values.min())} … {int(values.max())}; wanted "
-                    f"0 … {k - 1}{f' or {self.ignore_id}' if what == 'target' else ''}"
-                )
-        pairs = torch.bincount(truth * k + predicted, minlength=k * k).view(k, k)
+        pairs = confusion_matrix(prediction, target, self.num_classes, self.ignore_id)
         self.counts = self.counts.to(pairs.device) + pairs
 
     def merge(self, other: ConfusionMatrix) -> None:

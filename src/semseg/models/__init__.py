@@ -61,17 +61,20 @@ def load(path: str | Path) -> SegmentationModel:
 
     Args:
         path: a ``.safetensors`` file written by semseg, a run folder (its best weights), or a
-            folder that ``save_pretrained`` of segmentation_models_pytorch wrote.
+            folder that ``save_pretrained`` of segmentation_models_pytorch or transformers wrote.
 
     Raises:
         FileError: missing, damaged, or tensors that do not fit the network it names.
-        InputError: a network of segmentation_models_pytorch that has no equal here.
+        InputError: a network of one of these packages that has no equal here.
     """
+    from semseg.models.hf import is_hf_folder, load_hf
     from semseg.models.smp import is_smp_folder, load_smp
 
     path = Path(path)
     if is_smp_folder(path):
         return load_smp(path)
+    if is_hf_folder(path):
+        return load_hf(path)
     file = path / "best.safetensors" if path.is_dir() else path
     tensors, info = load_weights(file)
     # JSON has no tuples; configs do

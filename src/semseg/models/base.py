@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semseg.core import checks
+from semseg.core.criterion import Criterion, Enlarging
 from semseg.core.preprocess import Preprocessing
 from semseg.core.registry import Registry
 from semseg.models.entry import Entry, Published
@@ -27,9 +28,6 @@ __all__ = [
     "register",
     "settings_of",
 ]
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""``(logits (N, K, H, W), target (N, H, W)) -> scalar``; made by :mod:`semseg.losses`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,9 +111,19 @@ class SegmentationModel(nn.Module):
     def full_size(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Return a head's logits at the size ``(H, W)`` of the images before :meth:`pad`."""
         height, width = size
+        return self.enlarge(logits, self.padded_size(size))[..., :height, :width]
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return what :meth:`pad` makes of images of ``size`` ``(H, W)``."""
+        height, width = size
         m = self.multiple_of
-        padded = (height + -height % m, width + -width % m)
-        return self.enlarge(logits, padded)[..., :height, :width]
+        return height + -height % m, width + -width % m
+
+    @property
+    def only_bilinear(self) -> bool:
+        """Whether :meth:`full_size` is bilinear and nothing else, as the kernels compute it."""
+        cls, base = type(self), SegmentationModel
+        return cls.full_size is base.full_size and cls.enlarge is base.enlarge
 
     def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Return logits at ``size``: the only place that makes a full-size K-channel tensor.
@@ -139,11 +147,19 @@ class SegmentationModel(nn.Module):
         Returns:
             ``"logits"`` and one weighted scalar per auxiliary head.
         """
-        size = (target.shape[-2], target.shape[-1])
-        terms = {"logits": criterion(self.full_size(heads["logits"], size), target)}
+        terms = {"logits": self.head_loss(heads["logits"], target, criterion)}
         for name, weight in self.aux_weights.items():
-            terms[name] = weight * criterion(self.full_size(heads[name], size), target)
+            terms[name] = weight * self.head_loss(heads[name], target, criterion)
         return terms
+
+    def head_loss(self, logits: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+        """Return the criterion of one head at the target's size; it enlarges itself if it can."""
+        size = (target.shape[-2], target.shape[-1])
+        padded = self.padded_size(size)
+        grows = self.only_bilinear and logits.shape[1] > 1 and logits.shape[-2:] != padded
+        if grows and isinstance(criterion, Enlarging):
+            return criterion.enlarged(logits, target, padded, self.align_corners)
+        return criterion(self.full_size(logits, size), target)
 
     def fuse(self) -> SegmentationModel:
         """Return an equal network for prediction; see :func:`semseg.models.fuse.fused`."""

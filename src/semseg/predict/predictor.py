@@ -18,8 +18,12 @@ from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
 from semseg.models import load
 from semseg.models.base import SegmentationModel
+from semseg.models.hf import is_hf_folder
 from semseg.models.smp import is_smp_folder
+from semseg.postprocess import DenseCRF
+from semseg.predict.decide import decide
 from semseg.predict.inputs import ImageInput, to_pixels
+from semseg.predict.refine import decide_with_crf
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +44,6 @@ class Prediction:
     path: str | None = None
 
 
-def decide(logits: Tensor) -> Tensor:
-    """Return the class of each pixel: the largest logit, or for K = 1 whether it is positive.
-
-    Args:
-        logits: ``(N, K, H, W)``.
-
-    Returns:
-        ``(N, H, W)`` ``int64`` train ids.
-
-    Example:
-        >>> decide(torch.tensor([[-1.0, 2.0]]).view(1, 1, 1, 2)).tolist()
-        [[[0, 1]]]
-    """
-    if logits.shape[1] == 1:
-        return (logits[:, 0] > 0).to(torch.int64)
-    return logits.argmax(1)
-
-
 class Predictor:
     """A trained network that takes images as they come.
 
@@ -71,6 +57,8 @@ class Predictor:
         device: e.g. ``"cpu"`` or ``"cuda:0"``; ``None`` takes a GPU if there is one.
         labels: what the K channels mean; a weights file says it itself.
         preprocessing: what the network takes; a weights file says it itself.
+        crf: refines the network's output where it is given; masks then score otherwise than in
+            validation.
 
     Raises:
         FileError: the weights are missing or damaged.
@@ -85,10 +73,12 @@ class Predictor:
         *,
         labels: LabelMap | None = None,
         preprocessing: Preprocessing | None = None,
+        crf: DenseCRF | None = None,
     ) -> None:
         if isinstance(model, str | Path):
             path = Path(model)
-            if not is_smp_folder(path):  # which says nothing of classes and normalisation
+            foreign = is_smp_folder(path) or is_hf_folder(path)
+            if not foreign:  # those say nothing of classes and normalisation
                 info = read_info(path / "best.safetensors" if path.is_dir() else path)
                 labels = labels or info.labels
                 preprocessing = preprocessing or info.preprocessing
@@ -107,6 +97,7 @@ class Predictor:
         self.labels = labels
         self.preprocessing = preprocessing
         self.channels = model.config.in_channels
+        self.crf = crf
 
     def __call__(self, image: ImageInput, confidence: bool = False) -> Prediction:
         """Predict one image.
@@ -129,7 +120,7 @@ class Predictor:
         pixels = to_pixels(image, self.channels)
         try:
             images = self.preprocessing(pixels[None]).to(self.device)
-            mask, sure = self._thread.run(lambda: self._run(images, confidence))
+            mask, sure = self._thread.run(lambda: self._run(images, pixels, confidence))
         except RuntimeError as error:
             if not _memory_is_short(error):
                 raise
@@ -142,23 +133,20 @@ class Predictor:
 
     @torch.inference_mode()
     def _run(
-        self, images: Tensor, confidence: bool
+        self, images: Tensor, pixels: Tensor, confidence: bool
     ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        logits = self.model(images)
-        mask = decide(logits)
-        binary = logits.shape[1] == 1
-        chosen = logits[:, 0] if binary else logits.gather(1, mask[:, None])[:, 0]
-        if chosen.isnan().any():  # argmax takes NaN for the largest, so any NaN shows here
+        if self.crf is None:
+            decision = decide(self.model, images, confidence)
+        else:
+            decision = decide_with_crf(self.model, images, pixels, self.crf)
+        if decision.broken:
             raise InputError(
                 "the network's output is not a number: its training diverged, or its weights are "
                 "damaged; take an earlier checkpoint"
             )
         small = torch.uint8 if self.labels.ignore_id == 255 else torch.int32
-        ids = mask[0].to(small).cpu().numpy()
-        if not confidence:
-            return ids, None
-        sure = chosen.abs().sigmoid() if binary else (chosen - logits.logsumexp(1)).exp()
-        return ids, sure[0].cpu().numpy()
+        ids, sure = decision.ids[0].to(small).cpu().numpy(), decision.confidence
+        return ids, sure[0].cpu().numpy() if confidence and sure is not None else None
 
 
 def _check_fit(model: SegmentationModel, labels: LabelMap, preprocessing: Preprocessing) -> None:

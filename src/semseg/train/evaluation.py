@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semseg.core.checkpoint import read_info
 from semseg.core.checks import InputError
@@ -16,8 +17,18 @@ from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
 from semseg.data import Sample, SegmentationDataset
 from semseg.data.loader import make_loader
-from semseg.metrics import Absent, ConfusionMatrix, Scores
+from semseg.metrics import (
+    Absent,
+    ConfusionMatrix,
+    Interval,
+    Metric,
+    PerImage,
+    Scores,
+    bootstrap,
+    build_metrics,
+)
 from semseg.models import load
+from semseg.predict.decide import decide
 from semseg.train.config import load_recipe
 from semseg.train.splits import open_split
 
@@ -32,6 +43,7 @@ def evaluate(
     workers: int = 0,
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int], None] | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> ConfusionMatrix:
     """Count truth against prediction over a dataset.
 
@@ -47,6 +59,7 @@ def evaluate(
         workers: processes that read images.
         share: ``(i, n)`` evaluates every n-th sample from the i-th on; one per process.
         progress: called with the number of samples done.
+        metrics: what else counts each image; see :func:`semseg.metrics.build_metrics`.
 
     Raises:
         InputError: the network has another number of classes than the dataset.
@@ -67,24 +80,16 @@ def evaluate(
     try:
         for done, batch in enumerate(loader, start=1):
             batch = batch.to(device, non_blocking=True)
-            logits = model(batch.images)
-            check_classes(type(model).__name__, logits.shape[1], dataset.labels)
-            matrix.update(class_ids(logits), batch.masks)
+            decision = decide(model, batch.images, any(m.needs_confidence for m in metrics))
+            check_classes(type(model).__name__, decision.logits.shape[1], dataset.labels)
+            matrix.update(decision.ids, batch.masks)
+            for metric in metrics:
+                metric.update(decision.ids, batch.masks, decision.confidence)
             if progress is not None:
                 progress(done)
     finally:
         model.train(training)
     return matrix
-
-
-def class_ids(logits: Tensor) -> Tensor:
-    """Return train ids ``(N, H, W)`` of logits ``(N, K, H, W)``; K = 1 is class 1 above 0.
-
-    Example:
-        >>> class_ids(torch.tensor([[[[-1.0, 2.0]]]])).tolist()
-        [[[0, 1]]]
-    """
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def check_classes(owner: str, num_classes: int, labels: LabelMap) -> None:
@@ -106,6 +111,31 @@ def check_classes(owner: str, num_classes: int, labels: LabelMap) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found on one split.
+
+    Args:
+        matrix: counts of all images.
+        labels: the classes.
+        scores: the scores of the counts.
+        metrics: results of the metrics that were asked for, by name.
+        interval: how far the scores vary with the choice of images, if it was asked for.
+    """
+
+    matrix: ConfusionMatrix
+    labels: LabelMap
+    scores: Scores
+    metrics: dict[str, dict[str, Any]]
+    interval: Interval | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        found = {**self.scores.to_dict(self.labels.names), "metrics": self.metrics}
+        interval = None if self.interval is None else self.interval.to_dict()
+        return {**found, "interval": interval, "confusion": self.matrix.counts.tolist()}
+
+
 def validate_run(
     run: str | Path,
     *,
@@ -114,20 +144,43 @@ def validate_run(
     absent: Absent = "present",
     device: str = "auto",
 ) -> Scores:
-    """Evaluate the best weights of a run folder again.
+    """Evaluate the best weights of a run folder again; arguments as for :func:`measure_run`.
 
     On the machine that trained, this gives the run's best score again.
+    """
+    return measure_run(run, overrides=overrides, split=split, absent=absent, device=device).scores
+
+
+def measure_run(
+    run: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    split: str = "val",
+    absent: Absent = "present",
+    device: str = "auto",
+    metrics: Sequence[str] = (),
+    interval: bool = False,
+    seed: int = 0,
+) -> Measured:
+    """Evaluate the best weights of a run folder again, with more scores and their interval.
+
+    Memory does not grow with the number of images, but for the interval and the metric
+    ``per_image``: 12 bytes per image and class.
 
     Args:
         run: the run folder.
-        overrides: recipe values by dotted path, e.g. ``{"data.root": "elsewhere"}``.
+        overrides: recipe values by dotted path.
         split: which images.
-        absent: rule for absent classes, see :class:`semseg.metrics.Scores`.
+        absent: rule for absent classes.
         device: ``"auto"`` takes a GPU if there is one.
+        metrics: names from :func:`semseg.metrics.list_metrics`.
+        interval: whether to draw images anew for an interval of 95 %.
+        seed: of these draws.
 
     Raises:
         FileError: the folder lacks its config or its weights.
         InputError: the data have other classes than the weights.
+        UnknownNameError: no such metric.
     """
     run = Path(run)
     config = load_recipe(run, overrides)
@@ -135,15 +188,32 @@ def validate_run(
     weights = run / "best.safetensors"
     info = read_info(weights)
     dataset = open_split(config, split)
-    if info.labels is not None and (difference := info.labels.difference(dataset.labels)):
+    labels = dataset.labels
+    if info.labels is not None and (difference := info.labels.difference(labels)):
         raise InputError(f"{weights} was trained for other classes than {data.name}: {difference}")
+    wanted = build_metrics(metrics, labels.num_classes, labels.ignore_id)
+    images = PerImage(labels.num_classes, labels.ignore_id)
+    counting = [*wanted.values(), *([images] if interval else [])]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load(run)
     matrix = FlushingThread().run(
-        lambda: evaluate(model, dataset, info.preprocessing, device=device, workers=data.workers)
+        lambda: evaluate(
+            model,
+            dataset,
+            info.preprocessing,
+            device=device,
+            workers=data.workers,
+            metrics=counting,
+        )
     )
-    return matrix.scores(absent)
+    return Measured(
+        matrix=matrix,
+        labels=labels,
+        scores=matrix.scores(absent),
+        metrics={name: metric.result(absent) for name, metric in wanted.items()},
+        interval=bootstrap(images, absent, seed=seed) if interval else None,
+    )
 
 
 class _Share(SegmentationDataset):
