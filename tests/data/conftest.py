@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.forms import FORMS
+
 
 @pytest.fixture
 def miniature(tmp_path: Path) -> Callable[[str], Path | None]:
@@ -17,23 +19,22 @@ def miniature(tmp_path: Path) -> Callable[[str], Path | None]:
     def write(name: str) -> Path | None:
         if name == "synthetic":
             return None
+        if name != "folder":
+            form = next(form for form in FORMS if form.name == name)
+            form.write(tmp_path, form.raw)
+            return tmp_path
         rng = np.random.default_rng(0)
-        folders = {"folder": "images/{0} masks/{0}", "camvid": "{0} {0}annot"}[name]
         for split in ("train", "val"):
-            images, masks = (tmp_path / part for part in folders.format(split).split())
+            images, masks = (tmp_path / kind / split for kind in ("images", "masks"))
             images.mkdir(parents=True)
             masks.mkdir(parents=True)
-            files = [f"{split}_{i}.png" for i in range(3)]
-            for i, file in enumerate(files):
-                size = (5 + i, 8)
+            for i in range(3):
+                file, size = f"{split}_{i}.png", (5 + i, 8)
                 image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
                 Image.fromarray(image).save(images / file)
                 mask = rng.integers(0, 3, size, dtype=np.uint8)
                 Image.fromarray(mask).save(masks / file)
-            if name == "camvid":
-                (tmp_path / f"{split}.txt").write_text("\n".join(files))
-        if name == "folder":
-            (tmp_path / "classes.yaml").write_text("classes: [a, b, {name: c, ignore: true}]\n")
+        (tmp_path / "classes.yaml").write_text("classes: [a, b, {name: c, ignore: true}]\n")
         return tmp_path
 
     return write

@@ -26,8 +26,8 @@ def test_contract(name: str, miniature) -> None:
     for split in ("train", "val"):
         dataset = build_dataset(name, split, root, **settings)
         assert dataset.split == split
-        assert len(dataset) == 3
-        for index in range(len(dataset)):
+        assert len(dataset) >= 2
+        for index in range(min(len(dataset), 3)):
             sample = dataset[index]
             assert isinstance(sample.image, tv_tensors.Image)
             assert isinstance(sample.mask, tv_tensors.Mask)
@@ -47,7 +47,8 @@ def test_contract(name: str, miniature) -> None:
             dataset[len(dataset)]
     train, val = (build_dataset(name, split, root, **settings) for split in ("train", "val"))
     assert train.fingerprint() != val.fingerprint()
-    assert {train.path(i) for i in range(3)}.isdisjoint(val.path(i) for i in range(3))
+    paths = [{dataset.path(i) for i in range(len(dataset))} for dataset in (train, val)]
+    assert paths[0].isdisjoint(paths[1])
 
 
 @pytest.mark.parametrize("name", list_datasets())
@@ -71,7 +72,7 @@ def test_cache_gives_equal_samples(name: str, miniature) -> None:
     plain = build_dataset(name, "train", root, **settings)
     cached = build_dataset(name, "train", root, cache=True, **settings)
     assert isinstance(cached, CachedDataset)
-    assert (cached.split, cached.channels, len(cached)) == ("train", 3, 3)
+    assert (cached.split, cached.channels, len(cached)) == ("train", plain.channels, len(plain))
     assert cached.labels == plain.labels
     assert cached.fingerprint() == plain.fingerprint()
     for index in (2, 0, 1):

@@ -11,7 +11,7 @@ from PIL import Image
 from semseg.core.checks import FileError, InputError, SettingError, ranges
 from semseg.core.labels import LabelMap
 from semseg.data import build_dataset
-from semseg.data.folder import _share
+from semseg.data.folder_files import share_of
 
 CLASSES = "classes:\n  - ground\n  - {name: tree, id: 7}\n  - {name: void, id: 255, ignore: true}\n"
 
@@ -124,7 +124,7 @@ def test_drawn_split_of_few_images_leaves_none_empty(root: Path, count: int) -> 
 
 
 def test_drawn_split_leaves_train_one_image(root: Path) -> None:
-    drawn = [f"{i}.png" for i in range(60) if _share(Path(f"{i}.png")) >= 0.8][:3]
+    drawn = [f"{i}.png" for i in range(60) if share_of(Path(f"{i}.png")) >= 0.8][:3]
     for name in drawn:
         put(root, name)
     assert [len(build_dataset("folder", split, root)) for split in ("train", "val")] == [1, 2]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,8 @@ class DatasetEntry:
     layout: str | None
     """The files expected below ``root``; ``None`` if there are none."""
     splits: tuple[str, ...] = ("train", "val")
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Images of each split as published, with default settings; empty where nothing is."""
 
     def check_split(self, split: str) -> None:
         """Refuse a split that the dataset does not have."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from semseg.core.checks import FileError, InputError
 
@@ -85,6 +85,25 @@ def image_array(
     return np.array(image.convert("RGB"))
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return height and width of an image file, upright, without decoding its pixels.
+
+    Raises:
+        FileError: the file is missing, damaged or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = image.size
+    except FileNotFoundError as error:
+        raise FileError(f"image {path} does not exist") from error
+    except _DECODER_ERRORS as error:
+        raise FileError(
+            f"image {path} cannot be read: {error}; replace the file or take it out of the dataset"
+        ) from error
+    return (width, height) if turned else (height, width)
+
+
 def read_mask(path: str | Path) -> NDArray[Any]:
     """Read a mask file: the numbers as stored.
 
@@ -103,7 +122,8 @@ def read_mask(path: str | Path) -> NDArray[Any]:
         return mask.astype(mask.dtype.newbyteorder("="), copy=False)
     raise FileError(
         f"mask {path} is {image.mode} where ids are expected; convert it to one channel of "
-        "integer ids (8 or 16 bit grey, or a palette), each colour to the id of its class"
+        "integer ids (8 or 16 bit grey, or a palette), each colour to the id of its class, or read "
+        "it by the colours of the classes (format rgb)"
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from semseg.core.checks import InputError
@@ -56,8 +59,8 @@ class PairDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         """Read one pair; errors name the file."""
         image_file, mask_file = self.pairs[index]
-        image = read_image(image_file, self.channels)
-        mask = read_mask(mask_file)
+        image = self.read_image(image_file)
+        mask = self.read_ids(mask_file)
         size = (image.shape[0], image.shape[1])
         if mask.shape != size:
             raise InputError(
@@ -72,11 +75,22 @@ class PairDataset(SegmentationDataset):
             size=size,
         )
 
+    def read_image(self, file: Path) -> NDArray[np.uint8]:
+        """Return an image file as ``(H, W, channels)``."""
+        return read_image(file, self.channels)
+
+    def read_ids(self, file: Path) -> NDArray[Any]:
+        """Return the raw ids of a mask file, ``(H, W)``; other encodings override this."""
+        return read_mask(file)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, file sizes and the label map."""
         files = sorted(
-            (file.relative_to(self.root).as_posix(), file.stat().st_size)
-            for pair in self.pairs
-            for file in pair
+            (self._name(file), file.stat().st_size) for pair in self.pairs for file in pair
         )
         return digest(files, self.labels)
+
+    def _name(self, file: Path) -> str:
+        """Return a file's path from the root, or its own name where it lies elsewhere."""
+        inside = file.is_relative_to(self.root)
+        return file.relative_to(self.root).as_posix() if inside else file.name

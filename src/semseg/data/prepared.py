@@ -43,7 +43,8 @@ class Reading:
     """
 
     def __init__(self, workers: int) -> None:
-        self.held = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()
+        self.held = torch.full((workers, 2), -1, dtype=torch.int64)
+        self.held.share_memory_()  # type: ignore[no-untyped-call]
 
     def note(self, index: int) -> None:
         """Write down that this process begins with a sample."""

@@ -125,14 +125,7 @@ def open_session(
         SemsegError: something in the recipe, the data or the folder does not fit.
     """
     parts = build_parts(config)
-    if accelerator.is_main_process and not resume:
-        say(glance(parts.train, parts.val))
-    samples_per_step = config.train.batch_size * config.train.accumulate * accelerator.num_processes
-    if len(parts.train) < samples_per_step:
-        raise InputError(
-            f"one step takes {samples_per_step} images (batch_size x accumulate x processes), "
-            f"{config.data.name} has {len(parts.train)} for training; lower train.batch_size"
-        )
+    samples_per_step = _samples_per_step(config, accelerator, len(parts.train))
     counts, presence = _class_counts(config, accelerator, parts, say, resume)
     model = adapt(parts.model.to(accelerator.device), config.train, accelerator.device)
     # before channels_last: the average is evaluated in the same memory order as loaded weights
@@ -179,6 +172,17 @@ def open_session(
     return session, position
 
 
+def _samples_per_step(config: TrainConfig, accelerator: Accelerator, held: int) -> int:
+    """Return the images of one step; refuse more than there are."""
+    taken: int = config.train.batch_size * config.train.accumulate * accelerator.num_processes
+    if held < taken:
+        raise InputError(
+            f"one step takes {taken} images (batch_size x accumulate x processes), "
+            f"{config.data.name} has {held} for training; lower train.batch_size"
+        )
+    return taken
+
+
 def _class_counts(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -194,6 +198,8 @@ def _class_counts(
     sampled = config.data.sampling != "uniform"
     presence = None
     if (counts is None or sampled) and accelerator.is_main_process:
+        if not resume:
+            say(glance(parts.train, parts.val))
         say(f"counting the classes of {len(parts.train)} training masks")
         counts, presence = count_classes(parts.train, config.data.workers)
     shared: list[Any] = broadcast_object_list([counts, presence if sampled else None])

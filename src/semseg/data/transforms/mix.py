@@ -76,7 +76,7 @@ class HalfOfTheClasses:
 
     def __call__(self, mask: Tensor) -> Tensor:
         """Return the pixels; of an odd number of classes the larger half, all of a single one."""
-        held = mask.unique()
+        held = mask.unique()  # type: ignore[no-untyped-call]
         held = held[held != self.ignore_id]
         chosen = held[torch.randperm(len(held))[: (len(held) + 1) // 2]]
         return torch.isin(mask, chosen)
