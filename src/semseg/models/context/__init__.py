@@ -1,0 +1,1 @@
+"""Networks that let a pixel gather context from other pixels, regions and scales."""

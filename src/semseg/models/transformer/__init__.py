@@ -1,0 +1,1 @@
+"""Networks whose trunk is a transformer."""
