@@ -76,17 +76,25 @@ def plot(networks: dict[str, Any]) -> None:
 
     figure = Figure(figsize=(13, 10), layout="constrained")
     for axes, dataset in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        points = {True: [], False: []}
         for name, values in networks.items():
             for result in values["published"]:
-                if not result["dataset"].startswith(dataset):
-                    continue
-                test = "test" in result["dataset"]
-                point = (values["gflop"], result["miou"])
-                axes.plot(*point, "o" if test else "s", color="C0" if test else "C1", alpha=0.8)
-                axes.annotate(name, point, fontsize=6, xytext=(3, 2), textcoords="offset points")
+                if result["dataset"].startswith(dataset):
+                    test = "test" in result["dataset"]
+                    points[test].append((values["gflop"], result["miou"], name))
+        for test, held in points.items():
+            color = "C0" if test else "C1"
+            best = 0.0
+            for gflop, miou, name in sorted(held, key=lambda point: (point[0], -point[1])):
+                axes.plot(gflop, miou, "o" if test else "s", color=color, alpha=0.6, ms=4)
+                if miou > best:  # the names of all would hide each other
+                    best, place = miou, (gflop, miou)
+                    axes.annotate(
+                        name, place, fontsize=7, xytext=(3, 3), textcoords="offset points"
+                    )
         axes.set(
             xscale="log", xlabel="GFLOP for one 512 x 512 image", ylabel="published mIoU, %",
-            title=f"{dataset}: test (circles), val (squares)",
+            title=f"{dataset}: test (circles), val (squares); named: best at its cost",
         )  # fmt: skip
         axes.grid(alpha=0.3)
     PLOT.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,9 @@ PACKAGES = (
     "semseg.metrics",
     "semseg.train",
     "semseg.predict",
+    "semseg.kernels",
+    "semseg.postprocess",
+    "semseg.data.formats",
 )
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 
@@ -38,11 +41,17 @@ BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 def network_families() -> str:
     """Return the names of all networks by family, for the README."""
     entries = [model_entry(name) for name in list_models()]
-    lines = [f"{len(entries)} networks so far:", "", "| family | networks |", "|---|---|"]
+    papers = {(e.family, e.cls): [o.name for o in entries if o.cls is e.cls] for e in entries}
+    lines = [f"{len(entries)} networks in {len(papers)} files:", "", "| family | networks |"]
+    lines.append("|---|---|")
     for family in sorted({e.family for e in entries}):
-        members = [e for e in entries if e.family == family]
-        names = ", ".join(f"[`{e.name}`](docs/networks.md#{e.name})" for e in members)
-        lines.append(f"| {family.replace('_', '-')} | {names} |")
+        links = []
+        for (of, _), names in papers.items():
+            if of == family:
+                shortest = min(names, key=len)
+                more = f" ×{len(names)}" if len(names) > 1 else ""
+                links.append(f"[`{shortest}`](docs/networks.md#{shortest}){more}")
+        lines.append(f"| {family.replace('_', '-')} | {', '.join(sorted(links))} |")
     return "\n".join(lines)
 
 
@@ -71,7 +80,8 @@ def dataset_table() -> str:
     lines = ["| dataset | what | classes | files | licence |", "|---|---|---|---|---|"]
     for name in list_datasets():
         e = dataset_entry(name)
-        classes = "yours" if e.classes is None else str(e.classes)
+        unstated = "yours" if e.citation is None else "in its files"
+        classes = unstated if e.classes is None else str(e.classes)
         files = "none, it is generated" if e.layout is None else f"`{e.layout}`"
         lines.append(f"| `{name}` | {e.title} | {classes} | {files} | {e.licence} |")
     return "\n".join(lines)

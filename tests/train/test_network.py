@@ -11,7 +11,7 @@ from torch import Tensor
 from semseg.core.checks import InputError
 from semseg.models import create_model
 from semseg.models.base import SegmentationModel
-from semseg.train.network import adapt, norms, recompute
+from semseg.train.network import adapt, norms, recompute, takes_channels_last
 from semseg.train.sections import LoopConfig
 
 CPU = torch.device("cpu")
@@ -87,6 +87,34 @@ def test_frozen_norms_keep_everything() -> None:
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert all(p.grad is None for norm in inside for p in norm.parameters())
     assert any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "fine"), [("cgnet", False), ("erfnet", True), ("enet", True)])
+def test_channels_last_where_gradients_are_right(name: str, fine: bool) -> None:
+    model = create_model(name, num_classes=4)
+    assert takes_channels_last(model, LoopConfig(precision="bf16"), CPU) is fine
+    assert takes_channels_last(model, LoopConfig(), CPU)
+    assert takes_channels_last(model, LoopConfig(precision="bf16"), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", ["cgnet", "enet", "espnet"])
+def test_half_precision_has_nearly_the_same_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=4)
+    config = LoopConfig(precision="bf16", channels_last=True)
+    found = []
+    for half in (False, True):
+        layout = torch.contiguous_format
+        if half and takes_channels_last(model, config, CPU):
+            layout = torch.channels_last
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            heads = model.train().forward_heads(images().contiguous(memory_format=layout))
+        heads["logits"].float().square().mean().backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        model.zero_grad()
+    for whole, half in zip(*found, strict=True):
+        assert half.norm() < 2 * whole.norm() + 1e-3
 
 
 def test_refusals() -> None:

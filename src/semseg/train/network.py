@@ -39,6 +39,21 @@ def adapt(model: SegmentationModel, config: LoopConfig, device: torch.device) ->
     return model
 
 
+def takes_channels_last(model: nn.Module, config: LoopConfig, device: torch.device) -> bool:
+    """Tell whether the network can be trained in the memory order N, H, W, C.
+
+    On CPUs PyTorch gives wrong gradients, without a word, for the weights of convolutions that are
+    depthwise and dilated, in bfloat16 and that order: seen in 2.15, off by more than their size.
+    """
+    if device.type != "cpu" or config.precision != "bf16":
+        return True
+    return not any(
+        1 < module.groups == module.in_channels and max(module.dilation) > 1
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    )
+
+
 def norms(model: nn.Module) -> Iterator[_BatchNorm]:
     """Return the batch norms."""
     return (module for module in model.modules() if isinstance(module, _BatchNorm))

@@ -25,7 +25,7 @@ from semseg.models.base import SegmentationModel
 from semseg.train import folder
 from semseg.train.checkpoint import Position, TrainingState, has_state
 from semseg.train.config import TrainConfig
-from semseg.train.network import adapt, recompute
+from semseg.train.network import adapt, recompute, takes_channels_last
 from semseg.train.optim import build_average, build_optimizer
 from semseg.train.parts import Parts, build_parts, count_classes
 from semseg.train.progress import ignore_signals
@@ -60,6 +60,7 @@ class Session:
         average: the weights that are validated and kept.
         state: what is saved and brought back.
         mix: puts parts of samples into others.
+        channels_last: whether weights and images are in the memory order N, H, W, C.
         presence: ``(n, K)``: which classes each training image shows, where sampling asks.
         samples_per_step: images of one optimiser step, over all processes.
         steps_per_epoch: optimiser steps; images that do not fill one are left out of that epoch.
@@ -75,6 +76,7 @@ class Session:
     state: TrainingState
     mix: Mix | None
     presence: Tensor | None
+    channels_last: bool
     samples_per_step: int
     steps_per_epoch: int
 
@@ -130,7 +132,11 @@ def open_session(
     model = adapt(parts.model.to(accelerator.device), config.train, accelerator.device)
     # before channels_last: the average is evaluated in the same memory order as loaded weights
     average = build_average(model, config.train.ema_decay)
-    if config.train.channels_last:
+    channels_last = config.train.channels_last
+    if channels_last and not takes_channels_last(model, config.train, accelerator.device):
+        channels_last = False
+        say("channels_last left out: with bf16 on a CPU, dilated depthwise convolutions err in it")
+    if channels_last:
         model.to(memory_format=torch.channels_last)
     if config.train.recompute:
         say(f"{recompute(model)} blocks are computed again in the backward pass")
@@ -154,6 +160,7 @@ def open_session(
         ),
         mix=build_mix(config.augment, parts.labels),
         presence=presence,
+        channels_last=channels_last,
         samples_per_step=samples_per_step,
         steps_per_epoch=len(parts.train) // samples_per_step,
     )
