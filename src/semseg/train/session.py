@@ -132,12 +132,7 @@ def open_session(
     model = adapt(parts.model.to(accelerator.device), config.train, accelerator.device)
     # before channels_last: the average is evaluated in the same memory order as loaded weights
     average = build_average(model, config.train.ema_decay)
-    channels_last = config.train.channels_last
-    if channels_last and not takes_channels_last(model, config.train, accelerator.device):
-        channels_last = False
-        say("channels_last left out: with bf16 on a CPU, dilated depthwise convolutions err in it")
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    channels_last = _lay_out(model, config, accelerator.device, say)
     if config.train.recompute:
         say(f"{recompute(model)} blocks are computed again in the backward pass")
     criterion = build_criterion(config.loss.terms, parts.labels, counts).to(accelerator.device)
@@ -177,6 +172,19 @@ def open_session(
         position = session.state.load(config.folder, say)
         say(f"going on after step {position.step}")
     return session, position
+
+
+def _lay_out(
+    model: nn.Module, config: TrainConfig, device: torch.device, say: Callable[[str], None]
+) -> bool:
+    """Bring weights into the recipe's memory order; return whether that is channels_last."""
+    if not config.train.channels_last:
+        return False
+    if not takes_channels_last(model, config.train, device):
+        say("channels_last left out: with bf16 on a CPU, dilated depthwise convolutions err in it")
+        return False
+    model.to(memory_format=torch.channels_last)
+    return True
 
 
 def _samples_per_step(config: TrainConfig, accelerator: Accelerator, held: int) -> int:
