@@ -137,6 +137,15 @@ def test_scores_keep_the_order_of_the_sums() -> None:
     torch.testing.assert_close(logits.softmax(1), sums / sums.sum(1, keepdim=True))
 
 
+@pytest.mark.parametrize("classes", [4, 1])
+def test_scores_tell_apart_masks_that_are_all_far(classes: int) -> None:
+    guesses = support.image(2, 1, 6, classes + 1)[:, 0]
+    masks = 5 * support.image(2, 6, 3, 4) - 150  # their probabilities are below float32
+    shares = guesses.double().softmax(-1)[..., :classes]
+    sums = torch.einsum("nqk,nqhw->nkhw", shares, masks.double().sigmoid())
+    torch.testing.assert_close(semantic_scores(guesses, masks), sums.log().float())
+
+
 def test_a_binary_score_is_the_probability() -> None:
     classes, masks = support.image(2, 1, 1, 2)[:, 0], support.image(2, 1, 3, 4)
     probability = classes.softmax(-1)[:, 0, 0, None, None] * masks[:, 0].sigmoid()

@@ -170,3 +170,12 @@ def test_a_network_that_pools_everything_sees_the_whole_image() -> None:
 def test_the_stride_does_not_follow_from_what_the_border_loses() -> None:
     assert summarize("fcn_8s_vgg16").output_stride == 8
     assert summarize("fcn_32s_vgg16").output_stride == 32
+
+
+def test_regions_of_many_sizes_side_by_side_see_everything() -> None:
+    images = torch.empty(1, 3, 24, 24, device="meta")
+    with ReceptiveField(images) as field:
+        pooled = [F.adaptive_avg_pool2d(images, side).flatten(2) for side in (1, 3, 6)]
+        joined = torch.cat(pooled, dim=2)
+    assert joined.shape == (1, 3, 46)
+    assert field.of(joined) is None

@@ -4,6 +4,7 @@ from semseg.metrics.base import METRICS, Metric, build_metrics, list_metrics
 from semseg.metrics.boundary import BFScore, BoundaryIoU
 from semseg.metrics.calibration import CalibrationError
 from semseg.metrics.confusion import Absent, ConfusionMatrix, Scores
+from semseg.metrics.energy import energy_distance
 from semseg.metrics.panoptic import PanopticQuality
 from semseg.metrics.parity import parity
 from semseg.metrics.per_image import Interval, PerImage, bootstrap
@@ -24,6 +25,7 @@ __all__ = [
     "Trimap",
     "bootstrap",
     "build_metrics",
+    "energy_distance",
     "list_metrics",
     "parity",
 ]

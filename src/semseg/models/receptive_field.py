@@ -106,18 +106,16 @@ class ReceptiveField(TorchDispatchMode):  # type: ignore[no-untyped-call]
             reads = rule(source, made, args)
             return [span.read(*read) for span, read in zip(spans, reads, strict=True)]
         if rule is None and _keeps_places(func, before, args):
-            others = [self._spans[other] for other in before]
-            if all(
-                _fits(span, of) for other in others for span, of in zip(other, spans, strict=True)
-            ):
-                return [_join(sides) for sides in zip(*others, strict=True)]
+            others = list(zip(*(self._spans[other] for other in before), strict=True))
+            if all(_fit(sides) for sides in others):
+                return [_join(sides) for sides in others]
         places = made.shape[-2:] if made.ndim > 2 else (1, 1)
         return [span.of_everything(n) for span, n in zip(spans, places, strict=True)]
 
 
-def _fits(one: Span, other: Span) -> bool:
-    """Return whether two tensors of these places can be added."""
-    return len(one.first) == len(other.first) or 1 in (len(one.first), len(other.first))
+def _fit(spans: Sequence[Span]) -> bool:
+    """Return whether tensors of these places can be added."""
+    return len({len(span.first) for span in spans} - {1}) <= 1
 
 
 def _join(spans: Sequence[Span]) -> Span:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,7 +65,8 @@ def build_parts(config: TrainConfig) -> Parts:
         )
     if config.model.weights is not None:
         _start_from(model, config, train.labels)
-    return Parts(train, val, model, preprocessing_for(entry, model))
+    rule = replace(preprocessing_for(entry, model), values=train.values)
+    return Parts(train, val, model, rule)
 
 
 def _start_from(model: SegmentationModel, config: TrainConfig, labels: LabelMap) -> None:

@@ -201,12 +201,19 @@ def semantic_scores(classes: Tensor, masks: Tensor) -> Tensor:
     of the mask; its logarithm makes softmax return the scores' shares. For K = 1 the score itself
     is taken as the probability.
 
+    Masks that are all far from a pixel keep their order there: the largest of their probabilities
+    is taken out of the sum as its logarithm, for their own values are below what float32, and the
+    sigmoid of ONNX Runtime far earlier, can tell from zero.
+
     Args:
         classes: ``(N, Q, K + 1)`` logits; the last means nothing.
         masks: ``(N, Q, h, w)`` logits.
     """
     shares = classes.softmax(dim=-1)[..., :-1]
-    scores = torch.einsum("nqk,nqhw->nkhw", shares, masks.sigmoid())
+    masks = -F.softplus(-masks)  # logarithms of their probabilities
+    largest = masks.amax(dim=1, keepdim=True)
+    sums = torch.einsum("nqk,nqhw->nkhw", shares, (masks - largest).exp())
+    scores = sums.clamp_min(LEAST).log() + largest
     if scores.shape[1] == 1:
-        return scores.clamp_min(LEAST).log() - (1 - scores).clamp_min(LEAST).log()
-    return scores.clamp_min(LEAST).log()
+        return scores - (1 - scores.exp()).clamp_min(LEAST).log()
+    return scores

@@ -1,0 +1,1 @@
+"""Networks that give several answers where an image allows several."""
