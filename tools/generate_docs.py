@@ -121,7 +121,7 @@ def _first_line(package: str, name: str) -> str:
 def _string_below(package: str, name: str) -> str | None:
     """Return the string below the definition of an alias or a constant."""
     for module in list(sys.modules.values()):
-        if not module.__name__.startswith(f"{package}.") or name not in vars(module):
+        if not module.__name__.startswith("semseg.") or name not in vars(module):
             continue
         for node, below in pairwise(ast.parse(inspect.getsource(module)).body):
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", 0)]

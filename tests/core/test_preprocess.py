@@ -76,3 +76,19 @@ def test_refused_images() -> None:
     with pytest.raises(InputError) as caught:
         RULE(torch.zeros(4, 4))
     assert str(caught.value) == "images are (..., C, H, W), got (4, 4)"
+
+
+def test_result_goes_where_it_is_wanted() -> None:
+    batch = torch.zeros(2, 2, 3, 4)
+    image = torch.randint(0, 256, (3, 4, 2), dtype=torch.uint8).permute(2, 0, 1)
+    RULE(image, out=batch[1])
+    assert torch.equal(batch[1], RULE(image.contiguous()))
+    assert RULE(image).is_contiguous()
+    assert not batch[0].any()
+
+
+def test_input_is_left_alone() -> None:
+    image = torch.rand(2, 3, 4)
+    before = image.clone()
+    RULE(image)
+    assert torch.equal(image, before)

@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from semseg.core.labels import LabelMap
 from semseg.data.transforms import AugmentConfig, build_transform
+from semseg.data.transforms.geometric import resize
+from semseg.data.transforms.photometric import ColorJitter
 
 LABELS = LabelMap.from_names(["a", "b", "c"])
 LEVELS = {0: 40, 1: 100, 2: 240, 255: 160}  # how each train id looks; 160 is the fill
@@ -78,7 +81,9 @@ def picture(mask: torch.Tensor, channels: int = 3) -> tv_tensors.Image:
 
 
 def test_every_setting_has_a_case() -> None:
-    assert {key for case in CASES.values() for key in case} == set(AugmentConfig.model_fields)
+    mixing = {"cutmix", "classmix", "copy_paste", "copy_paste_classes"}  # in test_mix.py
+    cases = {key for case in CASES.values() for key in case}
+    assert cases == set(AugmentConfig.model_fields) - mixing
 
 
 @pytest.mark.parametrize("case", GEOMETRIC)
@@ -341,3 +346,34 @@ def test_elastic_has_the_stated_strength(axis: int) -> None:
 def test_wrong_settings(config: dict, text: str) -> None:
     with pytest.raises(ValidationError, match=text):
         AugmentConfig(**config)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("amounts", [(0.5, 0.5, 0.5, 0), (0.9, 0, 0.9, 0), (0.3, 0.3, 0.3, 0.2)])
+def test_colours_change_as_torchvision_changes_them(channels: int, amounts: tuple) -> None:
+    image = tv_tensors.Image(torch.randint(0, 256, (channels, 20, 30), dtype=torch.uint8))
+    ours, theirs = ColorJitter(*amounts), v2.ColorJitter(*amounts)
+    for seed in range(40):  # of 24 orders
+        torch.manual_seed(seed)
+        expected = theirs(image)
+        torch.manual_seed(seed)
+        changed = ours(image)
+        assert isinstance(changed, tv_tensors.Image)
+        assert torch.equal(changed, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_are_resized_as_torchvision_resizes_them(channels: int) -> None:
+    whole = torch.randint(0, 256, (40, 60, channels), dtype=torch.uint8).permute(2, 0, 1)
+    for image in (whole, whole.contiguous(), whole[:, 3:30, 5:50]):
+        for size in ((20, 31), (41, 90)):
+            expected = v2.functional.resize(tv_tensors.Image(image), list(size), antialias=True)
+            assert torch.equal(resize(tv_tensors.Image(image), size), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_masks_take_the_nearest_pixel_centre(dtype: torch.dtype) -> None:
+    mask = tv_tensors.Mask(torch.arange(12, dtype=dtype).view(2, 6))
+    assert resize(mask, (1, 3)).tolist() == [[7, 9, 11]]
+    assert resize(mask, (2, 12))[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert resize(mask, (1, 3)).dtype == dtype

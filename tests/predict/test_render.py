@@ -161,3 +161,11 @@ def test_alpha_is_a_share() -> None:
     with pytest.raises(InputError) as caught:
         render.overlay(IMAGE, MASK, LABELS, alpha=50)
     assert str(caught.value) == "alpha is the share of the colour, 0 … 1; got 50"
+
+
+@pytest.mark.parametrize("bands", [2, 5])
+def test_of_more_bands_the_first_three_are_shown(bands: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, bands), dtype=np.uint8)
+    shown = np.asarray(render.overlay(image, MASK, LABELS, alpha=0, outlines=False))
+    expected = image[..., :3] if bands == 5 else np.repeat(image[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(shown, expected)

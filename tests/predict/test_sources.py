@@ -6,12 +6,14 @@ import io
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from semseg.core.checks import FileError, InputError
 from semseg.data.images import read_image
 from semseg.predict.sources import conversion_notes, find_images, output_names
+from tests.data.test_images import save_rgb16
 
 
 @pytest.fixture
@@ -109,3 +111,10 @@ def test_damage_behind_the_first_frame_does_no_harm(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert read_image(path).shape == (4, 5, 3)
     assert conversion_notes(path, 3) == ["L to RGB", "first of several frames"]
+
+
+def test_16_bit_colour_is_told(tmp_path: Path) -> None:
+    pixels = np.full((2, 2, 3), 0x1234, np.uint16)
+    assert conversion_notes(save_rgb16(tmp_path / "a.png", pixels), 3) == [
+        "16-bit colour cut to 8 bits"
+    ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semseg.core import archive
 from semseg.core.checks import FileError, InputError, nearest
 
 Color = tuple[int, int, int]
@@ -107,7 +108,7 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(archive.read_text(path))
     except FileNotFoundError as error:
         raise FileError(
             f"{path} does not exist; write one with 'classes:' and a list of names"

@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semseg.core.checks import InputError, ranges
+from semseg.core.id_table import UNKNOWN, IdTable
 from semseg.core.label import Label, default_color, read_labels, read_yaml, write_labels
 
 __all__ = ["Label", "LabelMap", "default_color"]
-
-_UNKNOWN = -1  # in tables: no such id
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,9 @@ class LabelMap:
                 f"{source}: wanted a mask of integer ids (H, W), got {mask.dtype} of shape "
                 f"{mask.shape}; convert colours to ids first"
             )
-        encoded = _look_up(self._encoder, mask)
-        if (encoded == _UNKNOWN).any():
-            ids, counts = np.unique(mask[encoded == _UNKNOWN], return_counts=True)
+        encoded, unknown = self._encoder(mask)
+        if unknown is not None:
+            ids, counts = np.unique(mask[unknown], return_counts=True)
             shown = ", ".join(f"{i} ({n} pixels)" for i, n in zip(ids[:8], counts[:8], strict=True))
             more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
             raise InputError(
@@ -175,7 +174,7 @@ class LabelMap:
                 and the map has no ignored label.
         """
         raw = self._from_train(self._decoder, mask)
-        if (raw == _UNKNOWN).any():
+        if (raw == UNKNOWN).any():
             raise InputError("mask holds ignored pixels, but no label of the map is ignored")
         top = max(label.raw_id for label in self.labels)
         return raw.astype(np.uint8 if top <= 255 else np.uint16)
@@ -219,30 +218,20 @@ class LabelMap:
         return table.take(mask, axis=0)
 
     @cached_property
-    def _encoder(self) -> NDArray[np.int32]:
+    def _encoder(self) -> IdTable:
         """Train id of each raw id."""
-        table = np.full(65536, _UNKNOWN, dtype=np.int32)
-        for label in self.labels:
-            table[label.raw_id] = self.ignore_id if label.train_id is None else label.train_id
-        return table
+        ignore_id = self.ignore_id
+        return IdTable(
+            {x.raw_id: ignore_id if x.train_id is None else x.train_id for x in self.labels}
+        )
 
     @cached_property
     def _decoder(self) -> NDArray[np.int32]:
         """Raw id of each train id, and of the ignore id."""
-        table = np.full(self.ignore_id + 1, _UNKNOWN, dtype=np.int32)
+        table = np.full(self.ignore_id + 1, UNKNOWN, dtype=np.int32)
         table[: self.num_classes] = [label.raw_id for label in self.classes]
-        table[self.ignore_id] = next((x.raw_id for x in self.labels if x.ignored), _UNKNOWN)
+        table[self.ignore_id] = next((x.raw_id for x in self.labels if x.ignored), UNKNOWN)
         return table
-
-
-def _look_up(table: NDArray[np.int32], mask: NDArray[Any]) -> NDArray[np.int32]:
-    """Return ``table[mask]``, and ``_UNKNOWN`` for values beyond the table."""
-    if mask.dtype.kind == "u" and mask.dtype.itemsize <= 2:  # cannot be beyond it
-        return table.take(mask)
-    outside = (mask < 0) | (mask >= len(table))
-    found = table.take(mask, mode="clip")
-    found[outside] = _UNKNOWN
-    return found
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:

@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 
 from semseg.core.checks import InputError, unknown_name
 from semseg.core.labels import LabelMap
+from semseg.core.preprocess import ValueRange
 from semseg.core.registry import Registry
 
 
@@ -25,7 +26,7 @@ class Sample:
     """One image with its mask.
 
     Args:
-        image: ``(C, H, W)`` ``uint8``, RGB order.
+        image: ``(C, H, W)`` ``uint8``, RGB order; stored plane by plane or pixel by pixel.
         mask: ``(H, W)`` train ids and the ignore id; ``uint8``, or ``int32`` above 255 classes.
         path: the image's file, or a name that says how to make it again.
         size: height and width before any transform.
@@ -54,12 +55,14 @@ class SegmentationDataset(Dataset[Sample]):
         channels: C of every image.
         split: ``"train"`` or ``"val"`` (some datasets have ``"test"``).
         notes: what a user should know about how this dataset was read, in sentences.
+        values: how numbers in the image files become bytes, where the user states it.
     """
 
     labels: LabelMap
     channels: int
     split: str
     notes: tuple[str, ...] = ()
+    values: ValueRange | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -110,6 +113,7 @@ class CachedDataset(SegmentationDataset):
         self.channels = source.channels
         self.split = source.split
         self.notes = source.notes
+        self.values = source.values
         with ThreadPoolExecutor(threads) as pool:
             samples = list(pool.map(source.__getitem__, range(len(source))))
         self._sizes = [sample.size for sample in samples]

@@ -18,6 +18,9 @@ Instead of masks there may be the files of a labelling tool, in any format of
     root/annotations.json            or of all splits
     root/images/train/….json         LabelMe beside its images
 
+The root may be a .zip or plain .tar of images and masks, or a folder in one
+(``photos.zip/photos``); nothing is unpacked.
+
 Masks in colours are read with ``labels: rgb``, by the colours in ``classes.yaml``.
 """
 
@@ -26,13 +29,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Self
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from semseg.core.checks import InputError, check_folder, ranges
+from semseg.core import archive
+from semseg.core.archive import check_folder
+from semseg.core.checks import InputError, ranges
 from semseg.core.labels import LabelMap
-from semseg.data.base import DATASETS, DatasetEntry, DatasetSettings, SegmentationDataset
+from semseg.core.preprocess import ValueRange
+from semseg.data.bands import read_any
+from semseg.data.base import DATASETS, DatasetEntry, DatasetSettings, SegmentationDataset, digest
 from semseg.data.folder_files import SPLITS, images_alone, is_drawn, masked_images
 from semseg.data.images import read_mask
 from semseg.data.labelled import LabelledDataset, annotate, has_masks, label_map, label_source
@@ -44,8 +53,26 @@ _MASKS_SHOWN = 20
 class FolderSettings(DatasetSettings):
     """What can be said about a folder."""
 
-    channels: Literal[1, 3] = 3
-    """How images are read: 3 for RGB, 1 for grey."""
+    channels: Annotated[int, Field(ge=1)] = 3
+    """How images are read: 3 for RGB, 1 for grey; any other number means the bands as stored."""
+
+    value_range: tuple[float, float] | None = None
+    """``[low, high]`` of the numbers in image files, which become 0 … 255. It must be said for
+    floats and 32-bit integers, and pays where 16-bit numbers use a part of their range."""
+
+    nodata: float | None = None
+    """The number of pixels without data, where a range is stated; the mask does not count there."""
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        if self.nodata is not None and self.value_range is None:
+            raise ValueError("nodata needs value_range")
+        return self
+
+    @property
+    def values(self) -> ValueRange | None:
+        """The stated range as a rule."""
+        return None if self.value_range is None else ValueRange(*self.value_range, self.nodata)
 
     labels: str | None = None
     """Format of the labels, one of :func:`semseg.data.formats.list_formats`; told by the files if
@@ -76,6 +103,22 @@ class Folder(PairDataset):
         pairs = masked_images(root, split)
         labels = _labels(root / "classes.yaml", [mask for _, mask in pairs])
         super().__init__(root, split, pairs, labels, settings.channels, _notes(root))
+
+
+class BandFolder(Folder):
+    """A folder of images with any number of bands or a stated range; see :class:`Folder`."""
+
+    def __init__(self, split: str, root: Path, settings: FolderSettings) -> None:
+        super().__init__(split, root, settings)
+        self.values = settings.values
+
+    def read_pixels(self, file: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Return the bands of a file, and where it holds no data."""
+        return read_any(file, self.channels, self.values)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over what a folder's is over, and the range."""
+        return digest([super().fingerprint(), repr(self.values)], self.labels)
 
 
 class LabelledFolder(LabelledDataset):
@@ -110,8 +153,23 @@ def open_folder(split: str, root: Path, settings: FolderSettings) -> Segmentatio
     """
     check_folder(root, "dataset root")
     check_folder(root / "images", "image folder")
-    if settings.labels is None and settings.label_path is None and has_masks(root):
-        return Folder(split, root, settings)
+    banded = settings.channels not in (1, 3) or settings.values is not None
+    masked = BandFolder if banded else Folder
+    stated = settings.labels is not None or settings.label_path is not None
+    if archive.inside(root):
+        if stated:
+            raise InputError(
+                f"{root} is in an archive, where only masks are read; unpack it for labels and "
+                "label_path"
+            )
+        return masked(split, root, settings)
+    if not stated and has_masks(root):
+        return masked(split, root, settings)
+    if masked is BandFolder:
+        raise InputError(
+            f"{root} has labels of a labelling tool, beside which images are read with 1 or 3 "
+            f"channels and no value_range; write masks with semseg convert"
+        )
     return LabelledFolder(split, root, settings)
 
 
@@ -142,7 +200,7 @@ def _notes(root: Path) -> tuple[str, ...]:
 
 
 def _labels(path: Path, masks: Iterable[Path]) -> LabelMap:
-    if path.is_file():
+    if archive.is_file(path):
         return LabelMap.from_yaml(path)
     ids: set[int] = set()
     for mask in islice(masks, _MASKS_SHOWN):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from semseg.core.checks import FileError, InputError, check_folder
+from semseg.core import archive
+from semseg.core.archive import check_folder
+from semseg.core.checks import FileError, InputError
 from semseg.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from semseg.data.pairs import Pair
 
@@ -58,17 +60,17 @@ def images_alone(root: Path, split: str) -> tuple[list[Path], Path]:
 
 
 def _divided(*folders: Path) -> bool:
-    return any((folder / name).is_dir() for folder in folders for name in SPLITS)
+    return any(archive.is_dir(folder / name) for folder in folders for name in SPLITS)
 
 
 def _has_lists(root: Path) -> bool:
-    return any((root / f"{name}.txt").is_file() for name in SPLITS)
+    return any(archive.is_file(root / f"{name}.txt") for name in SPLITS)
 
 
 def by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Return the files below a folder by their relative path without suffix."""
     found: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
+    for file in archive.files_below(folder):
         relative = file.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if hidden or file.suffix.lower() not in suffixes:
@@ -104,11 +106,11 @@ def _more(names: list[str]) -> str:
 
 def listed(path: Path, images: Path, masks: Path | None) -> list[Pair]:
     """Return the pairs that a list file names; of the images alone if ``masks`` is ``None``."""
-    if not path.is_file():
+    if not archive.is_file(path):
         raise FileError(f"{path} does not exist, but the other split has a list; write one")
     image_files = by_stem(images, IMAGE_SUFFIXES)
     mask_files = image_files if masks is None else by_stem(masks, MASK_SUFFIXES)
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.strip() for line in archive.read_text(path, "utf-8-sig").splitlines())
     pairs: list[Pair] = []
     for line in lines:
         if not line or line.startswith("#"):

@@ -6,7 +6,8 @@ Images:
       Palettes, CMYK, YCbCr and other colour spaces become RGB.
     - Transparency: alpha is dropped, colours stay as stored; nothing is blended onto a background.
     - Depth: 16-bit grey is scaled over its full range, ``round(v / 257)``; 16-bit colour keeps its
-      high byte. 32-bit integers and floats have no known range and are refused.
+      high byte. 32-bit integers and floats have no known range and are refused;
+      :mod:`semseg.data.bands` reads them by a stated one.
 
 Masks: the stored number of each pixel. A palette gives its indices, never its colours; colour
 images are refused. A GIF always has a palette, so one of greys alone counts as a grey image.
@@ -23,10 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from semseg.core import archive
 from semseg.core.checks import FileError, InputError
+from semseg.core.preprocess import ValueRange
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # all lossless
+
+_WORDS = ValueRange(0, 65535)
 
 _DECODER_ERRORS = (
     OSError,
@@ -52,7 +57,7 @@ def read_image(path: str | Path, channels: int = 3) -> NDArray[np.uint8]:
         FileError: the file is missing, damaged, not an image, or of a depth without a known range.
         InputError: another number of channels is wanted.
     """
-    return image_array(_open(Path(path), "image"), channels, path)
+    return image_array(open_upright(Path(path), "image"), channels, path)
 
 
 def image_array(
@@ -72,7 +77,10 @@ def image_array(
     if channels not in (1, 3):
         raise InputError(f"images are read with 1 or 3 channels, got channels={channels}")
     if image.mode == "F":
-        raise FileError(f"image {path} holds floats of unknown range; convert it to 8 or 16 bit")
+        raise FileError(
+            f"image {path} holds floats of unknown range; convert it to 8 or 16 bit, or set "
+            "value_range (dataset folder)"
+        )
     if image.mode.startswith("I"):  # I, I;16, I;16B, ...
         grey = _to_8_bit(np.asarray(image), path)
         return np.repeat(grey[..., None], channels, axis=2)
@@ -80,9 +88,9 @@ def image_array(
         image = image.convert("RGBA")
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    if channels == 1:
-        return np.array(image.convert("L"))[..., None]
-    return np.array(image.convert("RGB"))
+    wanted = "L" if channels == 1 else "RGB"
+    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    return pixels[..., None] if channels == 1 else pixels
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -92,11 +100,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
         FileError: the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(archive.openable(Path(path))) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             width, height = image.size
     except FileNotFoundError as error:
         raise FileError(f"image {path} does not exist") from error
+    except FileError:
+        raise
     except _DECODER_ERRORS as error:
         raise FileError(
             f"image {path} cannot be read: {error}; replace the file or take it out of the dataset"
@@ -113,7 +123,7 @@ def read_mask(path: str | Path) -> NDArray[Any]:
     Raises:
         FileError: the file is missing, damaged, not an image, or holds colours instead of ids.
     """
-    image = _open(Path(path), "mask")
+    image = open_upright(Path(path), "mask")
     if image.mode == "1":
         return np.array(image).astype(np.uint8)
     if image.mode in ("P", "L") or image.mode.startswith("I"):
@@ -127,15 +137,24 @@ def read_mask(path: str | Path) -> NDArray[Any]:
     )
 
 
-def _open(path: Path, what: str) -> Image.Image:
-    """Decode wholly, so that damage shows here and not at some later access."""
+def open_upright(path: Path, what: str) -> Image.Image:
+    """Decode a file wholly, so that damage shows here and not at some later access.
+
+    Raises:
+        FileError: the file is missing, damaged or not an image; ``what`` begins the message.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(archive.openable(path)) as image:
             image.load()
             grey_gif = image.format == "GIF" and image.mode == "P" and _is_grey(image)
-            return ImageOps.exif_transpose(image.convert("L") if grey_gif else image)
+            if grey_gif:
+                return image.convert("L")
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+            return ImageOps.exif_transpose(image) if turned else image  # it copies even if not
     except FileNotFoundError as error:
         raise FileError(f"{what} {path} does not exist") from error
+    except FileError:
+        raise
     except _DECODER_ERRORS as error:
         raise FileError(
             f"{what} {path} cannot be read: {error}; replace the file or take it out of the dataset"
@@ -151,7 +170,6 @@ def _to_8_bit(values: NDArray[Any], path: str | Path) -> NDArray[np.uint8]:
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise FileError(
             f"image {path} holds 32-bit values {values.min()} … {values.max()} of unknown range; "
-            "convert it to 8 or 16 bit"
+            "convert it to 8 or 16 bit, or set value_range (dataset folder)"
         )
-    wide = values.astype(np.uint32)
-    return ((wide + 128) // 257).astype(np.uint8)
+    return _WORDS(values)

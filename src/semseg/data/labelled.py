@@ -73,7 +73,7 @@ class LabelledDataset(SegmentationDataset):
         size = (image.shape[0], image.shape[1])
         ids = annotation.ids(self.labels, size, self.background)
         return Sample(
-            image=tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous()),
+            image=tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
             mask=tv_tensors.Mask(torch.from_numpy(self.labels.encode(ids, annotation.source))),
             path=str(file),
             size=size,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from semseg.core.checks import InputError
 from semseg.core.preprocess import Preprocessing
@@ -135,13 +136,25 @@ class _Collate:
                     f"{_size(first)} and {sample.path} is {_size(sample)} (height x width); "
                     "set augment.crop or augment.resize, or batch_size 1"
                 )
-        images = torch.stack([sample.image.as_subclass(Tensor) for sample in samples])
-        masks = torch.stack([sample.mask.as_subclass(Tensor) for sample in samples])
-        return Batch(
-            images=self.preprocessing(images),
-            masks=masks.to(torch.int64),
-            paths=[sample.path for sample in samples],
-        )
+        height, width = first.mask.shape
+        images = _room((len(samples), len(first.image), height, width), torch.float32)
+        masks = _room((len(samples), height, width), torch.int64)
+        for sample, image, mask in zip(samples, images, masks, strict=True):
+            self.preprocessing(sample.image.as_subclass(Tensor), out=image)
+            mask.copy_(sample.mask.as_subclass(Tensor))
+        return Batch(images, masks, [sample.path for sample in samples])
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return memory for a batch; in a worker such as the main process reads without a copy."""
+    room = torch.empty(0, dtype=dtype)
+    if get_worker_info() is None:
+        return room.new_empty(shape)
+    # torch's own default_collate does the same
+    storage = torch.UntypedStorage._new_shared(  # type: ignore[no-untyped-call]
+        math.prod(shape) * dtype.itemsize
+    )
+    return room.set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 def _size(sample: Sample) -> str:

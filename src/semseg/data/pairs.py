@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from semseg.core import archive
 from semseg.core.checks import InputError
 from semseg.core.labels import LabelMap
 from semseg.data.base import Sample, SegmentationDataset, digest
@@ -59,7 +60,7 @@ class PairDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         """Read one pair; errors name the file."""
         image_file, mask_file = self.pairs[index]
-        image = self.read_image(image_file)
+        image, missing = self.read_pixels(image_file)
         mask = self.read_ids(mask_file)
         size = (image.shape[0], image.shape[1])
         if mask.shape != size:
@@ -68,12 +69,18 @@ class PairDataset(SegmentationDataset):
                 f"is {mask.shape[0]} x {mask.shape[1]}; give both the same size and orientation"
             )
         encoded = self.labels.encode(mask, mask_file)
+        if missing is not None:
+            encoded[missing] = self.labels.ignore_id
         return Sample(
-            image=tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous()),
+            image=tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
             mask=tv_tensors.Mask(torch.from_numpy(encoded)),
             path=str(image_file),
             size=size,
         )
+
+    def read_pixels(self, file: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """Return an image file, and where it holds no data, which counts for nothing."""
+        return self.read_image(file), None
 
     def read_image(self, file: Path) -> NDArray[np.uint8]:
         """Return an image file as ``(H, W, channels)``."""
@@ -86,7 +93,7 @@ class PairDataset(SegmentationDataset):
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, file sizes and the label map."""
         files = sorted(
-            (self._name(file), file.stat().st_size) for pair in self.pairs for file in pair
+            (self._name(file), archive.file_size(file)) for pair in self.pairs for file in pair
         )
         return digest(files, self.labels)
 

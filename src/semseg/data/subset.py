@@ -28,6 +28,7 @@ class Subset(SegmentationDataset):
         self.channels = source.channels
         self.split = split or source.split
         self.notes = source.notes
+        self.values = source.values
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -56,11 +56,14 @@ def summarize(name: str, size: tuple[int, int] | None = None, **settings: Any) -
     with torch.device("meta"):
         model = build(entry, settings).eval()
         images = torch.empty(1, model.config.in_channels, *(size or entry.paper_size))
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # the counter asks tensors for their place in a graph, which parts of a parameter lack here
+    model.requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         padded = model.pad(images)
         heads = model.forward_heads(padded)
     return Summary(
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=parameters,
         flops=counter.get_total_flops(),
         heads={key: tuple(value.shape[1:]) for key, value in heads.items()},
         output_stride=output_stride(model, padded, heads["logits"]),

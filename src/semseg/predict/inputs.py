@@ -12,13 +12,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from semseg.core.checks import InputError, SettingError
-from semseg.data.images import image_array, read_image
+from semseg.core.preprocess import ValueRange
+from semseg.data.bands import read_any
+from semseg.data.images import image_array
 
 ImageInput = str | Path | Image.Image | NDArray[Any] | Tensor
 """What :func:`to_pixels` takes for an image."""
 
 
-def to_pixels(image: ImageInput, channels: int) -> Tensor:
+def to_pixels(image: ImageInput, channels: int, values: ValueRange | None = None) -> Tensor:
     """Return an image as ``(channels, H, W)``, values as they came.
 
     Args:
@@ -26,6 +28,7 @@ def to_pixels(image: ImageInput, channels: int) -> Tensor:
             ``(H, W)`` or ``(H, W, C)`` of ``uint8`` or ``uint16``, or a tensor ``(C, H, W)`` of
             ``uint8``, ``uint16`` or floats in [0, 1]. Colours are in RGB order.
         channels: of the network. Grey is repeated for 3 channels, alpha is dropped.
+        values: how a file's numbers are read, as in training; arrays and tensors are as after that.
 
     Raises:
         FileError: the file is missing or damaged.
@@ -37,7 +40,7 @@ def to_pixels(image: ImageInput, channels: int) -> Tensor:
         torch.Size([3, 4, 6])
     """
     if isinstance(image, str | Path):
-        return _from_array(read_image(image, channels))
+        return _from_array(read_any(image, channels, values)[0])
     if isinstance(image, Image.Image):
         return _from_array(image_array(ImageOps.exif_transpose(image), channels))
     if isinstance(image, np.ndarray):

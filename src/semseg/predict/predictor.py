@@ -117,7 +117,7 @@ class Predictor:
             SettingError: not an image.
         """
         path = str(image) if isinstance(image, str | Path) else None
-        pixels = to_pixels(image, self.channels)
+        pixels = to_pixels(image, self.channels, self.preprocessing.values)
         try:
             images = self.preprocessing(pixels[None]).to(self.device)
             mask, sure = self._thread.run(lambda: self._run(images, pixels, confidence))

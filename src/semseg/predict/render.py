@@ -202,5 +202,6 @@ def _rgb(image: Pixels, mask: NDArray[Any]) -> Pixels:
             f"image is {image.shape[0]} x {image.shape[1]} (height x width), the mask is "
             f"{mask.shape[0]} x {mask.shape[1]}; bring them to one size first"
         )
-    flat = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    return np.asarray(Image.fromarray(flat).convert("RGB"))
+    if image.ndim == 3 and image.shape[2] != 3:  # of more bands the first three are shown
+        image = image[..., :3] if image.shape[2] > 3 else image[..., 0]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("RGB"))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from semseg.core.checks import InputError, SemsegError, unknown_name
 from semseg.core.files import write_atomic, writing
-from semseg.data.images import read_image
+from semseg.data.bands import read_any
 from semseg.predict import render
 from semseg.predict.predictor import Prediction, Predictor
 from semseg.predict.sources import Source, conversion_notes, find_images, output_names
@@ -135,7 +135,7 @@ def predict_files(
 def _process(predictor: Predictor, jobs: list[_Job], pool: ThreadPoolExecutor) -> Iterator[_Job]:
     """Yield the jobs in their order, each when its files are written."""
     waiting: deque[_Job] = deque()
-    for job, loaded in _ahead(pool, partial(_load, predictor.channels), jobs):
+    for job, loaded in _ahead(pool, partial(_load, predictor), jobs):
         job.record["image"] = str(job.path)
         try:
             image, notes = loaded.result()
@@ -172,8 +172,12 @@ def _ahead(
         pending.extend((job, pool.submit(load, job)) for job in islice(remaining, 1))
 
 
-def _load(channels: int, job: _Job) -> tuple[Pixels, list[str]]:
-    return read_image(job.path, channels), conversion_notes(job.path, channels)
+def _load(predictor: Predictor, job: _Job) -> tuple[Pixels, list[str]]:
+    channels, values = predictor.channels, predictor.preprocessing.values
+    pixels, missing = read_any(job.path, channels, values)
+    if values is None and channels in (1, 3):
+        return pixels, conversion_notes(job.path, channels)
+    return pixels, [] if missing is None else [f"{int(missing.sum())} pixels without data"]
 
 
 def _save(job: _Job, image: Pixels, prediction: Prediction) -> None:

@@ -74,6 +74,9 @@ def conversion_notes(path: Path, channels: int) -> list[str]:
     with Image.open(path) as image:  # reads the header alone
         wanted = "RGB" if channels == 3 else "L"
         notes = [] if image.mode == wanted else [f"{image.mode} to {wanted}"]
+        deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        if deep and image.mode in ("RGB", "RGBA"):
+            notes.append("16-bit colour cut to 8 bits")
         if "A" in image.getbands() or "transparency" in image.info:
             notes.append("alpha dropped")
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

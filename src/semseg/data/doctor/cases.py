@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from semseg.core import archive
 from semseg.core.checks import FileError, SemsegError, SettingError
 from semseg.core.labels import LabelMap
 from semseg.data import build_dataset, dataset_entry
@@ -79,11 +80,18 @@ def open_splits(
 def cases_of(dataset: SegmentationDataset) -> Iterator[Case]:
     """Return the samples of one split in their order."""
     source = dataset.source if isinstance(dataset, CachedDataset) else dataset
-    plain = _is_plain(source)
+    pairs = source.pairs if isinstance(source, PairDataset) and not _apart(source) else None
+    plain = pairs is not None and _is_plain(source)
     for index in range(len(source)):
-        image, mask = source.pairs[index] if isinstance(source, PairDataset) else (None, None)
+        image, mask = pairs[index] if pairs else (None, None)
         mask = mask if plain else None
         yield Case(source.split, index, source.path(index), image, mask, plain)
+
+
+def _apart(dataset: PairDataset) -> bool:
+    """Whether only the dataset can read its files: in an archive, or bands and not colours."""
+    bands = dataset.values is not None or dataset.channels not in (1, 3)
+    return bands or archive.inside(dataset.root) is not None
 
 
 def _is_plain(dataset: SegmentationDataset) -> bool:

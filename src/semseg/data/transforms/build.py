@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from semseg.core.checks import InputError
 from semseg.core.labels import LabelMap
 from semseg.data.transforms.config import AugmentConfig
-from semseg.data.transforms.geometric import ElasticGrid, Fill, Resize, ScaleCrop
-from semseg.data.transforms.photometric import Noise
+from semseg.data.transforms.geometric import ElasticGrid, Fill, Flip, Resize, ScaleCrop
+from semseg.data.transforms.photometric import ColorJitter, Noise
 
 
 def build_transform(
@@ -25,6 +26,9 @@ def build_transform(
         labels: gives the ignore id for masks.
         mean_fill: value per channel in [0, 1] where there is no image; the preprocessing's mean.
 
+    Raises:
+        InputError: the hue shall change in images without colours.
+
     Example:
         >>> import torch
         >>> labels = LabelMap.from_names(["sky", "road"])
@@ -34,6 +38,10 @@ def build_transform(
         >>> image.shape, mask.shape
         (torch.Size([3, 8, 8]), torch.Size([8, 8]))
     """
+    if config.hue and len(mean_fill) not in (1, 3):
+        raise InputError(
+            f"augment.hue needs images of 1 or 3 channels, got {len(mean_fill)}; set it to 0"
+        )
     fill: Fill = {
         tv_tensors.Image: [round(255 * value) for value in mean_fill],
         tv_tensors.Mask: labels.ignore_id,
@@ -63,18 +71,16 @@ def _geometric(config: AugmentConfig, ignore_id: int, fill: Fill) -> list[v2.Tra
         scale = config.scale or (1.0, 1.0)
         steps.append(ScaleCrop(config.crop, scale, config.max_class_share, ignore_id, fill))
     if config.hflip:
-        steps.append(v2.RandomHorizontalFlip(config.hflip))
+        steps.append(Flip(config.hflip, -1))
     if config.vflip:
-        steps.append(v2.RandomVerticalFlip(config.vflip))
+        steps.append(Flip(config.vflip, -2))
     return steps
 
 
 def _photometric(config: AugmentConfig) -> list[v2.Transform]:
     steps: list[v2.Transform] = []
     if config.brightness or config.contrast or config.saturation or config.hue:
-        steps.append(
-            v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
-        )
+        steps.append(ColorJitter(config.brightness, config.contrast, config.saturation, config.hue))
     if config.blur:
         blur = v2.GaussianBlur(13, (0.1, 2.0))  # three of the greatest deviations either way
         steps.append(v2.RandomApply([blur], p=config.blur))

@@ -11,6 +11,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from semseg.data.transforms.joint import Joint
+
 Fill = dict[type, Any]
 """For each kind of tensor the value where there was no image."""
 
@@ -26,14 +28,23 @@ def resize(tensor: Any, size: tuple[int, int]) -> Any:
     """
     if tuple(tensor.shape[-2:]) == size:
         return tensor
+    plain = tensor.as_subclass(Tensor)
     if isinstance(tensor, tv_tensors.Mask):
-        plain = tensor.as_subclass(Tensor)[None]
-        out = F.resize_image(plain, list(size), interpolation=v2.InterpolationMode.NEAREST_EXACT)
-        return tv_tensors.wrap(out[0], like=tensor)
-    return F.resize(tensor, list(size), antialias=True)
+        nearest = v2.InterpolationMode.NEAREST_EXACT
+        if plain.dtype == torch.uint8:
+            out = interpolate(plain[None, None], size, mode="nearest-exact")[0, 0]
+        else:
+            out = F.resize_image(plain[None], list(size), interpolation=nearest)[0]
+    elif plain.dtype == torch.uint8:
+        if len(plain) == 3:  # colours pixel by pixel are resized several times faster
+            plain = plain[None].contiguous(memory_format=torch.channels_last)[0]
+        out = interpolate(plain[None], size, mode="bilinear", antialias=True)[0]
+    else:
+        out = F.resize_image(plain, list(size), antialias=True)
+    return tv_tensors.wrap(out, like=tensor)
 
 
-class Resize(v2.Transform):
+class Resize(Joint):
     """Bring every sample to one height and width."""
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -45,7 +56,31 @@ class Resize(v2.Transform):
         return resize(inpt, self.size)
 
 
-class ElasticGrid(v2.Transform):
+class Flip(Joint):
+    """Mirror every other sample, or what share of them is asked for.
+
+    Args:
+        probability: the share.
+        dim: -1 swaps left and right, -2 top and bottom.
+    """
+
+    def __init__(self, probability: float, dim: int) -> None:
+        super().__init__()
+        self.probability = probability
+        self.dim = dim
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw whether to mirror."""
+        return {"mirror": float(torch.rand(())) < self.probability}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Mirror one tensor, or leave it."""
+        if not params["mirror"]:
+            return inpt
+        return tv_tensors.wrap(inpt.as_subclass(Tensor).flip(self.dim), like=inpt)
+
+
+class ElasticGrid(Joint):
     """Smooth deformation: shifts drawn on a 3 x 3 grid, bicubic between (arXiv:1505.04597, 3.1).
 
     Args:
@@ -71,7 +106,7 @@ class ElasticGrid(v2.Transform):
         return F.elastic(inpt, params["displacement"], fill=self.fill[type(inpt)])
 
 
-class ScaleCrop(v2.Transform):
+class ScaleCrop(Joint):
     """A random window at a random scale that is not nearly all of one class.
 
     The window is cut first and then resized, so a large image is never resized as a whole.
@@ -143,5 +178,6 @@ def _place(length: int, window: int) -> int:
 def _cut(tensor: Any, window: tuple[int, int, int, int]) -> Any:
     """Return the part of a window that lies in the image."""
     top, left, rows, columns = window
-    part = tensor[..., max(0, top) : top + rows, max(0, left) : left + columns]
+    plain = tensor.as_subclass(Tensor)
+    part = plain[..., max(0, top) : top + rows, max(0, left) : left + columns]
     return tv_tensors.wrap(part, like=tensor)
