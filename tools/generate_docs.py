@@ -42,7 +42,8 @@ def network_families() -> str:
     """Return the names of all networks by family, for the README."""
     entries = [model_entry(name) for name in list_models()]
     papers = {(e.family, e.cls): [o.name for o in entries if o.cls is e.cls] for e in entries}
-    lines = [f"{len(entries)} networks in {len(papers)} files:", "", "| family | networks |"]
+    files = len({e.cls.__module__ for e in entries})
+    lines = [f"{len(entries)} networks in {files} files:", "", "| family | networks |"]
     lines.append("|---|---|")
     for family in sorted({e.family for e in entries}):
         links = []
