@@ -147,3 +147,9 @@ def test_completion_knows_commands_and_options() -> None:
     for command in COMMANDS:
         assert command in script
     assert "--max-params" in script
+
+
+def test_the_package_is_the_command() -> None:
+    command = [sys.executable, "-m", "semseg", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, __version__, "")

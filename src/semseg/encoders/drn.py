@@ -23,7 +23,7 @@ from torch import Tensor, hub, nn
 from semseg.core.checks import FileError, InputError
 from semseg.encoders.base import ENCODERS, Encoder
 from semseg.encoders.timm import adapt_stem
-from semseg.encoders.weights import first_line, read_tensors
+from semseg.encoders.weights import chosen_tensors, fill_trunk, first_line, read_tensors
 
 HOME = "http://dl.yf.io/drn/"
 """Where the authors publish weights; the end of a file's name is the hash it is checked by."""
@@ -183,23 +183,10 @@ class DRN(Encoder):
             tensors, where = fetch(self.variant), VARIANTS[self.variant].url
         else:
             tensors, where = read_tensors(Path(source)), str(source)
-        own = self.state_dict()
-        wanted = [key for key in own if not key.endswith("num_batches_tracked")]  # of PyTorch 0.4
-        missing = [key for key in wanted if key not in tensors]
-        if wrong := missing + [k for k in tensors if k.startswith("layer") and k not in own]:
-            raise FileError(
-                f"{where} holds another network than {self.variant}: {len(missing)} tensors "
-                f"missing, {len(wrong) - len(missing)} too many (first: {wrong[0]})"
-            )
-        held = {key: tensors[key] for key in wanted}
-        held[wanted[0]] = adapt_stem(held[wanted[0]], self.in_channels)
-        for key, tensor in held.items():
-            if tensor.shape != own[key].shape:
-                raise FileError(
-                    f"{where}: {key} has shape {tuple(tensor.shape)}, this {self.variant} has "
-                    f"{tuple(own[key].shape)}; give weights of the same width"
-                )
-        self.load_state_dict(held, strict=False)
+        held = chosen_tensors(self, tensors, where, self.variant, "layer")
+        stem = next(iter(held))
+        held[stem] = adapt_stem(held[stem], self.in_channels)
+        fill_trunk(self, held, where, f"this {self.variant}", same="width")
 
 
 def conv3x3(cin: int, cout: int, stride: int, dilation: int) -> nn.Conv2d:

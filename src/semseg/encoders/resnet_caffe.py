@@ -16,11 +16,11 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semseg.core.checks import FileError, InputError
+from semseg.core.checks import InputError
 from semseg.core.preprocess import IMAGENET
 from semseg.encoders.base import ENCODERS, Encoder
 from semseg.encoders.timm import adapt_stem
-from semseg.encoders.weights import read_tensors
+from semseg.encoders.weights import chosen_tensors, fill_trunk, read_tensors
 from semseg.nn.init import he_normal_
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -130,27 +130,11 @@ class CaffeResNet(Encoder):
                 "them under torchvision's names with pretrained=PATH, or choose a trunk of timm, "
                 "e.g. encoder='resnet101'"
             )
-        tensors = read_tensors(Path(source))
-        own = self.state_dict()
-        counters = "num_batches_tracked"  # absent from converted files
-        wanted = [key for key in own if not key.endswith(counters)]
-        missing = [key for key in wanted if key not in tensors]
-        deeper = [key for key in tensors if key.startswith("layer") and key not in own]
-        if missing or deeper:
-            raise FileError(
-                f"{source} holds another network than this Caffe ResNet: {len(missing)} tensors "
-                f"missing, {len(deeper)} too many (first: {(missing + deeper)[0]})"
-            )
-        held = {key: tensors[key] for key in wanted}
+        name = "this Caffe ResNet"
+        held = chosen_tensors(self, read_tensors(Path(source)), source, name, "layer")
         scale = held["conv1.weight"].new_tensor(IMAGENET.std).view(1, 3, 1, 1) * 255
         held["conv1.weight"] = adapt_stem(held["conv1.weight"].flip(1) * scale, self.in_channels)
-        for key in wanted:
-            if held[key].shape != own[key].shape:
-                raise FileError(
-                    f"{source}: {key} has shape {tuple(held[key].shape)}, this Caffe ResNet has "
-                    f"{tuple(own[key].shape)}; give weights of the same depth and width"
-                )
-        self.load_state_dict(held, strict=False)
+        fill_trunk(self, held, source, name)
 
 
 def _build(in_channels: int, output_stride: int, depths: tuple[int, ...]) -> CaffeResNet:

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semseg.core.checks import FileError, InputError
+from semseg.core.checks import InputError
 from semseg.encoders.base import ENCODERS, Encoder
 from semseg.encoders.timm import TimmEncoder, adapt_stem
-from semseg.encoders.weights import read_tensors
+from semseg.encoders.weights import chosen_tensors, fill_trunk, read_tensors
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Blocks of each stage by number of layers."""
@@ -143,25 +143,10 @@ class DeepResNet(Encoder):
         tensors = self._published() if isinstance(source, bool) else read_tensors(Path(source))
         if "conv2.weight" in tensors:  # the authors' names
             tensors = {_renamed(key): value for key, value in tensors.items()}
-        own = self.state_dict()
-        counters = "num_batches_tracked"  # absent in files of before PyTorch 0.4
-        wanted = [key for key in own if not key.endswith(counters)]
-        missing = [key for key in wanted if key not in tensors]
-        deeper = [key for key in tensors if key.startswith("layer") and key not in own]
-        if missing or deeper:
-            raise FileError(
-                f"{source} holds another network than this deep-stem ResNet: {len(missing)} "
-                f"tensors missing, {len(deeper)} too many (first: {(missing + deeper)[0]})"
-            )
-        held = {key: tensors[key] for key in wanted}
+        name = "this deep-stem ResNet"
+        held = chosen_tensors(self, tensors, source, name, "layer")
         held["conv1.0.weight"] = adapt_stem(held["conv1.0.weight"], self.in_channels)
-        for key in wanted:
-            if held[key].shape != own[key].shape:
-                raise FileError(
-                    f"{source}: {key} has shape {tuple(held[key].shape)}, this deep-stem ResNet "
-                    f"has {tuple(own[key].shape)}; give weights of the same depth and width"
-                )
-        self.load_state_dict(held, strict=False)
+        fill_trunk(self, held, source, name)
 
     def _published(self) -> dict[str, Tensor]:
         """Return the weights that timm publishes for these depths."""

@@ -24,7 +24,7 @@ from semseg.core.checks import FileError, InputError
 from semseg.core.preprocess import Preprocessing
 from semseg.encoders.base import ENCODERS, Encoder
 from semseg.encoders.timm import adapt_stem
-from semseg.encoders.weights import read_tensors
+from semseg.encoders.weights import fill_trunk, read_tensors
 
 GROUPS = 3
 REPEATS = (3, 7, 3)
@@ -192,13 +192,7 @@ class ShuffleNetV1(Encoder):
             )
         held = {key: tensors[key] for key in wanted}
         held["conv1.weight"] = adapt_stem(held["conv1.weight"], self.in_channels)
-        for key in wanted:
-            if held[key].shape != own[key].shape:
-                raise FileError(
-                    f"{source}: {key} has shape {tuple(held[key].shape)}, this trunk has "
-                    f"{tuple(own[key].shape)}; give weights of the same width"
-                )
-        self.load_state_dict(held, strict=False)
+        fill_trunk(self, held, source, "this trunk", same="width")
 
 
 def _build(in_channels: int, output_stride: int) -> ShuffleNetV1:

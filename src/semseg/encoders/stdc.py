@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semseg.core.checks import FileError, InputError
+from semseg.core.checks import InputError
 from semseg.encoders.base import ENCODERS, Encoder
 from semseg.encoders.timm import adapt_stem
-from semseg.encoders.weights import read_tensors
+from semseg.encoders.weights import chosen_tensors, fill_trunk, read_tensors
 
 VARIANTS = {
     "stdc1": ((2, 2, 2), "STDCNet813M_73.91.tar"),
@@ -140,24 +140,10 @@ class STDC(Encoder):
                 f"README of github.com/MichaelFan01/STDC-Seg); fetch {files} from there and give "
                 "it with pretrained=PATH"
             )
-        tensors = read_tensors(Path(source))
-        own = self.state_dict()
-        wanted = [key for key in own if not key.endswith("num_batches_tracked")]
-        missing = [key for key in wanted if key not in tensors]
-        if wrong := missing + [k for k in tensors if k.startswith("features.") and k not in own]:
-            raise FileError(
-                f"{source} holds another network than this STDC: {len(missing)} tensors missing, "
-                f"{len(wrong) - len(missing)} too many (first: {wrong[0]})"
-            )
-        held = {key: tensors[key] for key in wanted}
-        held[wanted[0]] = adapt_stem(held[wanted[0]], self.in_channels)
-        for key, tensor in held.items():
-            if tensor.shape != own[key].shape:
-                raise FileError(
-                    f"{source}: {key} has shape {tuple(tensor.shape)}, this STDC has "
-                    f"{tuple(own[key].shape)}; give weights of the same width"
-                )
-        self.load_state_dict(held, strict=False)
+        held = chosen_tensors(self, read_tensors(Path(source)), source, "this STDC", "features.")
+        stem = next(iter(held))
+        held[stem] = adapt_stem(held[stem], self.in_channels)
+        fill_trunk(self, held, source, "this STDC", same="width")
 
 
 def _build(in_channels: int, output_stride: int, variant: str) -> STDC:

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semseg.core.checks import FileError
 
@@ -49,6 +49,58 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds {strange[0]!r}, which is no tensor; save the state dict alone"
         )
     return {str(key).removeprefix("module."): value for key, value in held.items()}
+
+
+def chosen_tensors(
+    trunk: nn.Module, tensors: dict[str, Tensor], where: object, name: str, own_prefix: str
+) -> dict[str, Tensor]:
+    """Return those of ``tensors`` that a trunk has, all of them but counters of norms.
+
+    Converted files and those of before PyTorch 0.4 lack the counters.
+
+    Args:
+        trunk: what is to be filled.
+        tensors: of a file, under the trunk's names; a classifier's and the like are passed over.
+        where: the file, for the message.
+        name: of the trunk, for the message, e.g. ``"this DenseNet"``.
+        own_prefix: of names that no other part of a network has: one of these that the trunk
+            lacks means that the file holds a deeper one.
+
+    Raises:
+        FileError: tensors are missing, or the file holds more of them.
+    """
+    own = trunk.state_dict()
+    wanted = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in tensors]
+    deeper = [key for key in tensors if key.startswith(own_prefix) and key not in own]
+    if missing or deeper:
+        raise FileError(
+            f"{where} holds another network than {name}: {len(missing)} tensors missing, "
+            f"{len(deeper)} too many (first: {(missing + deeper)[0]})"
+        )
+    return {key: tensors[key] for key in wanted}
+
+
+def fill_trunk(
+    trunk: nn.Module,
+    tensors: dict[str, Tensor],
+    where: object,
+    name: str,
+    same: str = "depth and width",
+) -> None:
+    """Copy tensors into a trunk.
+
+    Raises:
+        FileError: one has another shape; ``same`` says what must agree.
+    """
+    own = trunk.state_dict()
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape:
+            raise FileError(
+                f"{where}: {key} has shape {tuple(tensor.shape)}, {name} has "
+                f"{tuple(own[key].shape)}; give weights of the same {same}"
+            )
+    trunk.load_state_dict(tensors, strict=False)
 
 
 def first_line(error: Exception) -> str:

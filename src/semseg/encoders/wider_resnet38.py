@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from semseg.core.checks import FileError, InputError
 from semseg.encoders.base import ENCODERS, Encoder
 from semseg.encoders.timm import adapt_stem
-from semseg.encoders.weights import read_tensors
+from semseg.encoders.weights import fill_trunk, read_tensors
 from semseg.nn.init import he_normal_
 
 LEVELS = (
@@ -200,13 +200,7 @@ class WiderResNet38(Encoder):
             )
         held = {key: named[key] for key in wanted}
         held["mod1.conv1.weight"] = adapt_stem(held["mod1.conv1.weight"], self.in_channels)
-        for key in wanted:
-            if held[key].shape != own[key].shape:
-                raise FileError(
-                    f"{source}: {key} has shape {tuple(held[key].shape)}, this wider_resnet38 has "
-                    f"{tuple(own[key].shape)}; give weights of the same width"
-                )
-        self.load_state_dict(held, strict=False)
+        fill_trunk(self, held, source, "this wider_resnet38", same="width")
 
 
 def _build(in_channels: int, output_stride: int, *, pools: bool) -> WiderResNet38:

@@ -15,8 +15,9 @@ from semseg.core.checks import InputError
 from semseg.core.flush import FlushingThread
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
-from semseg.data import Sample, SegmentationDataset
+from semseg.data import SegmentationDataset
 from semseg.data.loader import make_loader
+from semseg.data.subset import Subset
 from semseg.metrics import (
     Absent,
     ConfusionMatrix,
@@ -64,11 +65,12 @@ def evaluate(
     Raises:
         InputError: the network has another number of classes than the dataset.
     """
+    first, every = share
     training = model.training
     model = model.to(device).eval()
     matrix = ConfusionMatrix(dataset.labels.num_classes, dataset.labels.ignore_id)
     loader = make_loader(
-        _Share(dataset, *share),
+        Subset(dataset, range(first, len(dataset), every)),
         transform=None,
         preprocessing=preprocessing,
         batch_size=1,
@@ -214,26 +216,3 @@ def measure_run(
         metrics={name: metric.result(absent) for name, metric in wanted.items()},
         interval=bootstrap(images, absent, seed=seed) if interval else None,
     )
-
-
-class _Share(SegmentationDataset):
-    """Every n-th sample of a dataset."""
-
-    def __init__(self, source: SegmentationDataset, first: int, every: int) -> None:
-        self.source = source
-        self.labels = source.labels
-        self.channels = source.channels
-        self.split = source.split
-        self.indices = range(first, len(source), every)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.indices[index]]
-
-    def path(self, index: int) -> str:
-        return self.source.path(self.indices[index])
-
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from semseg.core.checks import FileError, InputError
 from semseg.encoders.base import Encoder
 from semseg.encoders.timm import adapt_stem
-from semseg.encoders.weights import first_line, read_tensors
+from semseg.encoders.weights import chosen_tensors, fill_trunk, first_line, read_tensors
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
 from semseg.nn.norm import check_batch_norm
 
@@ -180,24 +180,10 @@ class DilatedDenseNet(Encoder):
             OLD_KEY.sub(r"\1\2", key.removeprefix("features.")): value
             for key, value in tensors.items()
         }
-        own = self.state_dict()
-        wanted = [key for key in own if not key.endswith("num_batches_tracked")]
-        missing = [key for key in wanted if key not in found]
-        deeper = [key for key in found if key.startswith("denseblock") and key not in own]
-        if missing or deeper:
-            raise FileError(
-                f"{where} holds another network than this DenseNet: {len(missing)} tensors "
-                f"missing, {len(deeper)} too many (first: {(missing + deeper)[0]})"
-            )
-        held = {key: found[key] for key in wanted}
+        name = "this DenseNet"
+        held = chosen_tensors(self, found, where, name, "denseblock")
         held["conv0.weight"] = adapt_stem(held["conv0.weight"], self.in_channels)
-        for key, value in held.items():
-            if value.shape != own[key].shape:
-                raise FileError(
-                    f"{where}: {key} has shape {tuple(value.shape)}, this DenseNet has "
-                    f"{tuple(own[key].shape)}; give weights of the same growth rate"
-                )
-        self.load_state_dict(held, strict=False)
+        fill_trunk(self, held, where, name, same="growth rate")
 
     def _published(self) -> dict[str, Tensor]:
         from torchvision import models
