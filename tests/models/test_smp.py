@@ -52,10 +52,17 @@ def assert_equal(theirs: nn.Module, ours: SegmentationModel, channels: int = 3) 
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if not kind.trunks])
 def test_a_live_network_computes_the_same(kind: str, encoder: str, make: Make) -> None:
     theirs = make(kind, encoder, classes=3)
     assert_equal(theirs, load_smp(theirs))
+
+
+def test_segformer_over_its_own_trunk(make: Make) -> None:
+    theirs = make("Segformer", "mit_b0", classes=3, decoder_segmentation_channels=32)
+    ours = load_smp(theirs)
+    assert (ours.config.encoder, ours.config.align_corners) == ("mit_b0", True)
+    assert_equal(theirs, ours)
 
 
 @pytest.mark.parametrize("kind", ["PAN", "DeepLabV3", "DeepLabV3Plus"])
@@ -115,6 +122,11 @@ def test_a_saved_folder_computes_the_same(kind: str, make: Make, tmp_path: Path)
             "FPN",
             {"decoder_merge_policy": "cat"},
             "decoder_merge_policy='cat'; load_smp takes 'add'",
+        ),
+        (
+            "Segformer",
+            {},
+            "it is another network than segformer_b0; load_smp takes mit_",
         ),
         ("FPN", {"upsampling": 2}, "FPN has upsampling=2; load_smp takes 4 alone"),
     ],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from semseg.core.checks import SemsegError
+from semseg.kernels.mean_field import near_kernel
 from semseg.postprocess import DenseCRF
 
 
@@ -170,3 +171,21 @@ def test_refusals_of_what_is_given() -> None:
         DenseCRF()(IMAGE, SCORES, given="labels")  # type: ignore[arg-type]
     with pytest.raises(SemsegError, match=r"^probabilities are 0 or more, got -1; give given="):
         DenseCRF()(IMAGE, SCORES - 1, given="probabilities")
+
+
+def test_the_filter_over_places_is_kept_for_images_of_one_size() -> None:
+    crf = DenseCRF(iterations=1)
+    image, logits = torch.rand(3, 12, 15) * 255, torch.randn(4, 12, 15)
+    near_kernel.cache_clear()
+    with torch.inference_mode():
+        first = crf(image, logits)
+    again = crf(image, logits.requires_grad_())
+    again.square().sum().backward()  # nothing of inference mode is left in the filter
+    assert logits.grad is not None
+    torch.testing.assert_close(again.detach(), first, rtol=1e-5, atol=1e-6)
+    assert near_kernel.cache_info()[:2] == (1, 1)
+    turned = crf(image.transpose(1, 2), logits.detach().transpose(1, 2))
+    assert near_kernel.cache_info()[:2] == (1, 2), "15 x 12 is another filter"
+    torch.testing.assert_close(turned.transpose(1, 2), first, rtol=0.1, atol=0.05)
+    DenseCRF(iterations=1, smooth_sxy=5)(image, logits.detach())
+    assert near_kernel.cache_info().misses == 3

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -86,6 +87,33 @@ class Kernel:
         values = values if self.before is None else values * self.before.to(values.dtype)
         values = self.lattice.filter(values)
         return values if self.after is None else values * self.after.to(values.dtype)
+
+
+@lru_cache(maxsize=1)
+def near_kernel(
+    height: int,
+    width: int,
+    widths: tuple[float, ...],
+    normalization: Normalization,
+    backend: Backend,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Kernel:
+    """Return the filter over places alone, kept for the next image of the same size.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        widths: standard deviations along x and y, or one for both, in pixels.
+        normalization: see :meth:`Kernel.of`, as is ``backend``.
+        backend: what filters.
+        dtype: of the features.
+        device: of the features.
+    """
+    # not an inference tensor, because a later image may want a gradient
+    with torch.inference_mode(False), torch.no_grad():
+        features = places(torch.empty(height, width, dtype=dtype, device=device))
+        return Kernel.of(features / features.new_tensor(widths), normalization, backend)
 
 
 def mean_field(

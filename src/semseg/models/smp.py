@@ -17,10 +17,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from semseg.core.checks import FileError, InputError
+from semseg.encoders.mit import renamed
 from semseg.encoders.weights import read_tensors
 from semseg.models.base import MODELS, SegmentationModel, build
 from semseg.models.smp_kinds import FIXED, FREE, KINDS, OWN, PORTED, SYNONYMS, Kind
 
+MIX_PARTS = ("encoder.patch_embed", "encoder.block", "encoder.norm")
 CONFIG, TENSORS = "config.json", "model.safetensors"
 """Files that ``save_pretrained`` writes; a README lies beside them."""
 
@@ -106,9 +108,10 @@ def _settings(where: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any
         left.pop(key, None)
     encoder = str(left.pop("encoder_name"))
     settings: dict[str, Any] = {
-        "encoder": _encoder(where, encoder),
+        "encoder": _encoder(where, encoder, kind),
         "in_channels": left.pop("in_channels", 3),
         "num_classes": left.pop("classes", 1),
+        **kind.own,
     }
     if any(f.name == "dilate_first" for f in fields(MODELS[kind.network].config)):
         settings["dilate_first"] = encoder in OWN
@@ -126,7 +129,14 @@ def _settings(where: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any
     return settings
 
 
-def _encoder(where: str, name: str) -> str:
+def _encoder(where: str, name: str, kind: Kind) -> str:
+    if kind.trunks:
+        if name in kind.trunks:
+            return name
+        raise InputError(
+            f"{where} has encoder_name={name!r}, over which it is another network than "
+            f"{kind.network}; load_smp takes {', '.join(kind.trunks)}"
+        )
     if name in OWN:
         return OWN[name]
     if name.startswith("tu-"):
@@ -159,10 +169,12 @@ def _fill(model: SegmentationModel, where: str, kind: Kind, tensors: Mapping[str
 
 
 def _translate(key: str, kind: Kind) -> str:
+    if key.startswith(MIX_PARTS):
+        return "encoder." + renamed(key.removeprefix("encoder."))
     if key.startswith("encoder."):
         return re.sub(r"^encoder\.(model\.)?", "encoder.trunk.", key)
     if not key.startswith("decoder."):
-        return re.sub(r"^segmentation_head\.0\.", "head.", key)
+        return re.sub(r"^segmentation_head\.0\.", kind.head, key)
     for pattern, replacement in kind.rules:
         key = re.sub(pattern, replacement, key)
     return key

@@ -25,7 +25,10 @@ class Kind:
         fixed: settings with the only value that is taken, before those of :data:`FIXED`.
         fields: settings that are fields of our config, by the field's name.
         free: settings that matter in training alone, besides those of :data:`FREE`.
+        own: fields of our config that make it the same network.
+        trunks: the only ones over which it is our network, where not all are.
         unused: tensors that it holds and never computes with.
+        head: where its last convolution is here.
     """
 
     network: str
@@ -33,7 +36,10 @@ class Kind:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     free: tuple[str, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
+    trunks: tuple[str, ...] = ()
     unused: str | None = None
+    head: str = "head."
 
 
 FIXED: dict[str, Any] = {
@@ -163,6 +169,16 @@ DEEPLAB_V3_PLUS: Rules = (
     (r"^decoder\.block2\.1\.", "decoder.2."),
 )
 
+SEGFORMER: Rules = (
+    # its projections run from coarse to fine, ours from fine to coarse
+    (r"^decoder\.mlp_stage\.0\.linear\.", "head.project.3."),
+    (r"^decoder\.mlp_stage\.1\.linear\.", "head.project.2."),
+    (r"^decoder\.mlp_stage\.2\.linear\.", "head.project.1."),
+    (r"^decoder\.mlp_stage\.3\.linear\.", "head.project.0."),
+    (r"^decoder\.fuse_stage\.0\.", "head.fuse."),
+    (r"^decoder\.fuse_stage\.1\.", "head.norm."),
+)
+
 DEEPLAB_FIELDS = {
     "encoder_output_stride": "output_stride",
     "decoder_atrous_rates": "rates",
@@ -185,6 +201,15 @@ KINDS: dict[str, Kind] = {
     "DeepLabV3": Kind("deeplab_v3", DEEPLAB_V3, V3_FIXED, DEEPLAB_FIELDS, ASPP_DROPOUT),
     "DeepLabV3Plus": Kind(
         "deeplab_v3_plus", DEEPLAB_V3_PLUS, V3_PLUS_FIXED, DEEPLAB_FIELDS, ASPP_DROPOUT
+    ),
+    "Segformer": Kind(
+        "segformer_b0",
+        SEGFORMER,
+        {"upsampling": 4},
+        {"decoder_segmentation_channels": "width"},
+        own={"align_corners": True},
+        trunks=tuple(f"mit_b{i}" for i in range(6)),
+        head="head.classify.",
     ),
 }
 """Classes that are taken."""

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from semseg.core.checks import InputError, SettingError
-from semseg.kernels.mean_field import Kernel, Normalization, Penalty, mean_field, places
+from semseg.kernels.mean_field import (
+    Kernel,
+    Normalization,
+    Penalty,
+    mean_field,
+    near_kernel,
+    places,
+)
 from semseg.kernels.permutohedral import Backend
 
 Widths = float | Sequence[float]
@@ -121,8 +128,16 @@ class DenseCRF:
         return results[0] if single else torch.stack(results)
 
     def _smooth(self, like: Tensor) -> Kernel:
-        features = places(like) / like.new_tensor(self.smooth_sxy)
-        return Kernel.of(features, self.normalization, self.backend)
+        height, width = like.shape[-2:]
+        return near_kernel(
+            height,
+            width,
+            self.smooth_sxy,
+            self.normalization,
+            self.backend,
+            like.dtype,
+            like.device,
+        )
 
     def _bilateral(self, image: Tensor) -> Kernel:
         colours = image.flatten(1).T / image.new_tensor(self.srgb)

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from semseg.core.checks import InputError
-from semseg.kernels.mean_field import Kernel, Normalization, Penalty, mean_field, places
+from semseg.kernels.mean_field import (
+    Kernel,
+    Normalization,
+    Penalty,
+    mean_field,
+    near_kernel,
+    places,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -90,6 +97,9 @@ class DenseCRF:
         return labels
 
     def _add(self, features: Tensor, compat: float | Array, normalization: Normalization) -> None:
+        self._join(Kernel.of(features, normalization), compat)
+
+    def _join(self, kernel: Kernel, compat: float | Array) -> None:
         penalty: Penalty
         if np.ndim(compat) == 0:
             penalty = float(compat)
@@ -101,7 +111,7 @@ class DenseCRF:
                 )
             if penalty.dim() == 2:  # as the library does
                 penalty = (penalty + penalty.T) / 2
-        self._kernels.append(Kernel.of(features, normalization))
+        self._kernels.append(kernel)
         self._penalties.append(penalty)
 
 
@@ -127,7 +137,12 @@ class DenseCRF2D(DenseCRF):
         normalization: Normalization = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Add a Gaussian of the given width, or widths along x and y, over places."""
-        self._add(self._places / _widths("sxy", sxy), compat, normalization)
+        widths = tuple(_widths("sxy", sxy).reshape(-1).tolist())
+        height, width = self._shape[:2]
+        near = near_kernel(
+            height, width, widths, normalization, "auto", torch.float32, torch.device("cpu")
+        )
+        self._join(near, compat)
 
     def addPairwiseBilateral(
         self,

@@ -52,6 +52,9 @@ class SegFormerConfig(ModelConfig):
     width: int = 256
     """Channels of the head: 256 for B0 and B1, 768 for the others."""
 
+    align_corners: bool = False
+    """How logits are enlarged; segmentation_models_pytorch aligns the corners."""
+
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
         if self.width < 1:
@@ -210,6 +213,7 @@ class SegFormer(SegmentationModel):
 
     def __init__(self, config: SegFormerConfig) -> None:
         super().__init__(config)
+        self.align_corners = config.align_corners
         self.encoder = build_encoder(config.encoder, config.in_channels)
         self.places = [self.encoder.index_of(stride) for stride in STRIDES]
         channels = tuple(self.encoder.channels[i] for i in self.places)
