@@ -98,6 +98,22 @@ def test_deconvolutions_are_trained() -> None:
     assert weight[2, 3].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("network", ["stdc1", "pidnet_s"])
+def test_over_a_network_with_a_loss_of_its_own(network: str) -> None:
+    small = tuple(model_entry(network).small.items())
+    model = create_model("crf_rnn", network=network, settings=small, num_classes=4).train()
+    images = support.image(2, 3, 64, 64)
+    heads = model.forward_heads(model.pad(images))
+    target = support.target_for(images, 4)
+    terms = model.loss(heads, target, support.criterion)
+    own = dict(heads) | {"logits": heads["unrefined"]}
+    wanted = model.base.loss(own, target, support.criterion)
+    assert terms.keys() == wanted.keys()
+    for name in wanted.keys() - {"logits"}:
+        assert torch.equal(terms[name], wanted[name])
+    assert not torch.equal(terms["logits"], wanted["logits"])
+
+
 def test_over_another_network_with_auxiliary_heads() -> None:
     model = create_model(
         "crf_rnn", num_classes=4, network="pspnet_resnet50", settings={"encoder": "resnet18"}

@@ -51,25 +51,31 @@ class WithCRF(SegmentationModel):
         return self.base.padded_size(size)
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
-        """Return ``"logits"`` at the size of the images, and the base's auxiliary heads."""
+        """Return ``"logits"`` at the size of the images, and the base's heads.
+
+        Those that the CRF refined are ``"unrefined"``; the base's own loss may ask for them.
+        """
         if self.logits_only:
             self.base.logits_only = True
         heads = self.base.forward_heads(images)
         scores = self.base.enlarge(heads["logits"], (images.shape[-2], images.shape[-1]))
         colours = images * self.scale.to(images) + self.shift.to(images)
         if scores.shape[1] > 1:
-            return heads | {"logits": self.crf(colours, scores)}
-        refined = self.crf(colours, torch.cat([torch.zeros_like(scores), scores], 1))
-        return heads | {"logits": refined[:, 1:] - refined[:, :1]}
+            refined = self.crf(colours, scores)
+        else:
+            two = self.crf(colours, torch.cat([torch.zeros_like(scores), scores], 1))
+            refined = two[:, 1:] - two[:, :1]
+        if self.logits_only:
+            return {"logits": refined}
+        return heads | {"logits": refined, "unrefined": heads["logits"]}
 
     def loss(
         self, heads: Mapping[str, Tensor], target: Tensor, criterion: Criterion
     ) -> dict[str, Tensor]:
-        """Return the loss of the refined logits, and of the auxiliary heads as the base has it."""
-        terms = {"logits": self.head_loss(heads["logits"], target, criterion)}
-        for name, weight in self.base.aux_weights.items():
-            terms[name] = weight * self.base.head_loss(heads[name], target, criterion)
-        return terms
+        """Return the loss of the refined logits in the place of the base's, and its other terms."""
+        refined = {"logits": self.head_loss(heads["logits"], target, criterion)}
+        own = dict(heads) | {"logits": heads["unrefined"]}
+        return self.base.loss(own, target, criterion) | refined
 
     def load_pretrained(self, source: bool | str | Path = True) -> None:
         """Load a trained network without CRF, which is how the paper starts; or the base's trunk.
