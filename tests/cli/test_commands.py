@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +106,8 @@ def test_predict_writes_what_was_asked(
 ) -> None:
     out, images = tmp_path / "out", dataset / "images" / "val"
     said = lines("predict", trained, images, "--out", out, capsys=capsys)
-    assert said[-1].startswith("2 images in ")
-    assert said[-1].endswith(f"0 failed; written to {out}")
+    wanted = r"2 images in \d+\.\d s \(\d+\.\d images/s\), 0 failed; written to "
+    assert re.fullmatch(wanted + re.escape(str(out)), said[-1])
     mask = Image.open(out / "0.png")
     assert (mask.mode, mask.size) == ("P", SIZE[::-1])
     assert np.asarray(mask).max() < len(NAMES)
@@ -115,12 +117,47 @@ def test_predict_writes_what_was_asked(
     assert {path.name for path in (tmp_path / "b").iterdir() if path.is_dir()} == set(kinds)
 
 
+def test_predict_goes_on_where_it_was_killed(
+    trained: Path, dataset: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["predict", trained, dataset / "images" / "val", "--out", tmp_path / "out", "--resume"]
+    assert "were done before" not in lines(*words, capsys=capsys)[-1]
+    (tmp_path / "out" / "1.png").unlink()
+    said = lines(*words, capsys=capsys)
+    assert said[-1].startswith("1 images in ")
+    assert said[-1].endswith(f"0 failed, 1 were done before; written to {tmp_path / 'out'}")
+
+
+def test_predict_refuses_large_images(trained: Path, dataset: Path, tmp_path: Path) -> None:
+    from semseg.predict.header import MAX_PIXELS
+
+    defaults = inspect.signature(semseg.cli.predict.predict).parameters
+    assert defaults["max_pixels"].default == MAX_PIXELS
+    images = dataset / "images" / "val"
+    words = ["predict", str(trained), str(images), "--out", str(tmp_path / "out")]
+    assert main([*words, "--max-pixels", str(SIZE[0] * SIZE[1] - 1)]) == 3
+    assert main([*words, "--max-pixels", str(SIZE[0] * SIZE[1]), "--resume"]) == 0
+
+
+def test_predict_takes_videos(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install 'semseg[video]'")
+    clip, out = tmp_path / "clip.gif", tmp_path / "out"
+    pictures = [Image.new("RGB", SIZE[::-1], (80 * i, 40, 200)) for i in range(3)]
+    pictures[0].save(clip, save_all=True, append_images=pictures[1:])
+    words = ["predict", trained, clip, "--out", out, "--outputs", "ids", "overlay"]
+    said = lines(*words, "--max-frames", 2, capsys=capsys)
+    assert said[-1].startswith("2 frames in ")
+    assert sorted(p.name for p in out.rglob("*.*") if p.is_file()) == [
+        "000000.png", "000001.png", "clip.mp4", "manifest.jsonl", "settings.yaml",
+    ]  # fmt: skip
+
+
 def test_help_of_predict_names_every_output() -> None:
-    from semseg.predict.run import RENDERERS
+    from semseg.predict.outputs import OUTPUTS
 
     docstring = semseg.cli.predict.predict.__doc__
     assert docstring is not None
-    for kind in RENDERERS:
+    for kind in OUTPUTS:
         assert f"`{kind}`" in docstring
 
 

@@ -258,5 +258,5 @@ def test_results_are_not_replaced(
     out.mkdir()
     (out / "0.png").write_bytes(b"of value")
     line = mistake("predict", trained, dataset / "images/val", "--out", out)
-    assert f"{out} already holds predictions; choose another folder, or allow" in line
+    assert f"{out} already holds predictions; choose another folder, or give --resume" in line
     assert files_below(out) == {"0.png": b"of value"}

@@ -186,3 +186,23 @@ def test_a_write_that_fails_or_is_killed_keeps_the_last_good_weights(path: Path)
     )
     assert path.read_bytes() == before
     assert read_info(path) == INFO
+
+
+def test_a_flipped_bit_in_the_numbers_is_noticed(path: Path) -> None:
+    good = path.read_bytes()
+    path.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    read_info(path)  # the header is whole
+    with pytest.raises(FileError) as error:
+        load_weights(path)
+    assert str(error.value) == (
+        f"{path} is damaged: its numbers do not have the checksum that was written with them; take "
+        "another copy of the file"
+    )
+    path.write_bytes(good)
+    load_weights(path)
+
+
+def test_a_file_without_a_checksum_is_read(path: Path) -> None:
+    tensors, info = load_weights(path)
+    save_file(tensors, path, {"semseg": info.to_json()})  # as earlier versions wrote it
+    assert load_weights(path)[1] == info

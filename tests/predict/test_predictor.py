@@ -15,7 +15,9 @@ from semseg.core.labels import LabelMap
 from semseg.core.preprocess import IMAGENET
 from semseg.data.images import read_image
 from semseg.models.base import settings_of
+from semseg.postprocess import DenseCRF
 from semseg.predict import Predictor, decide
+from semseg.predict.tta import Views
 from tests.predict.conftest import LABELS, RULE, network, scene
 
 BINARY = LabelMap.from_names(["background", "cell"])
@@ -293,6 +295,60 @@ def test_output_that_is_not_a_number(weights: Path) -> None:
         predictor(scene(20, 20))
 
 
+def test_an_image_that_does_not_fit_is_cut_into_tiles(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semseg.predict.predictor.TILE", 64)
+    predictor, image = Predictor(weights, "cpu"), scene(100, 150)
+    wanted = Predictor(weights, "cpu", tile=64)(image, confidence=True)
+    forward = predictor.model.forward
+
+    def short(images: torch.Tensor) -> torch.Tensor:
+        return torch.empty(2**48) if images.shape[-1] > 64 else forward(images)
+
+    monkeypatch.setattr(predictor.model, "forward", short)
+    found = predictor(image, confidence=True)
+    assert predictor.notes == ["image of 100 x 150 pixels: memory is short, so in tiles of 64"]
+    np.testing.assert_array_equal(found.mask, wanted.mask)
+    np.testing.assert_allclose(found.confidence, wanted.confidence, atol=1e-6)
+
+
+def test_tiles_are_close_to_the_whole_image(predictor: Predictor, weights: Path) -> None:
+    image = scene(150, 200)
+    whole = predictor(image, confidence=True)
+    tiled = Predictor(weights, "cpu", tile=96, overlap=0.5)(image, confidence=True)
+    assert tiled.mask.shape == whole.mask.shape
+    assert tiled.mask.dtype == whole.mask.dtype
+    assert 0 < (tiled.mask != whole.mask).mean() < 0.2, "random weights see all of the image"
+    small = Predictor(weights, "cpu", tile=256)(image, confidence=True)
+    np.testing.assert_array_equal(small.mask, whole.mask)
+    np.testing.assert_array_equal(small.confidence, whole.confidence)
+
+
+def test_views_are_averaged(weights: Path) -> None:
+    image = scene(40, 50)
+    predictor = Predictor(weights, "cpu", views=Views.parse(["hflip"]))
+    found = predictor(image, confidence=True)
+    mirrored = predictor(image[:, ::-1], confidence=True)
+    np.testing.assert_array_equal(found.mask, mirrored.mask[:, ::-1])
+    np.testing.assert_allclose(found.confidence, mirrored.confidence[:, ::-1], atol=1e-5)
+    assert (found.mask != Predictor(weights, "cpu")(image).mask).any()
+    wide = scene(40, 100)
+    both = Predictor(weights, "cpu", views=predictor.views, tile=80)(wide).mask
+    assert (both == predictor(wide).mask).mean() > 0.7
+    assert (both != Predictor(weights, "cpu", tile=80)(wide).mask).any()
+
+
+def test_tiles_that_cannot_be(weights: Path) -> None:
+    with pytest.raises(InputError, match=r"^tile 100 is no multiple of 16, to which the network"):
+        Predictor(weights, "cpu", tile=100)
+    with pytest.raises(InputError) as caught:
+        Predictor(weights, "cpu", tile=64, crf=DenseCRF())
+    assert str(caught.value) == (
+        "a dense CRF sees the image as a whole; predict with tiles or with the CRF"
+    )
+
+
 def test_too_large_for_the_memory(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(weights, "cpu")
 
@@ -304,7 +360,7 @@ def test_too_large_for_the_memory(weights: Path, monkeypatch: pytest.MonkeyPatch
         predictor(scene(20, 30))
     assert str(caught.value) == (
         "image of 20 x 30 pixels does not fit into the memory of cpu; "
-        "make it smaller, or take another device"
+        "make it or the tiles smaller, or take another device"
     )
 
     def broken(images: torch.Tensor) -> torch.Tensor:

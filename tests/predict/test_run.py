@@ -16,7 +16,7 @@ from semseg.core.labels import LabelMap
 from semseg.data.images import read_mask
 from semseg.metrics import ConfusionMatrix
 from semseg.predict import Predictor, predict_files
-from semseg.predict.run import RENDERERS
+from semseg.predict.outputs import OUTPUTS
 from tests.predict.conftest import LABELS, RULE, network, scene
 
 
@@ -32,7 +32,7 @@ def test_one_kind_has_plain_names(predictor: Predictor, photos: Path, tmp_path: 
     out = tmp_path / "deep" / "out"
     summary = predict_files(predictor, photos, out)
     assert (summary.images, summary.failures, summary.out) == (3, (), out)
-    assert tree(out) == ["manifest.jsonl", "p0.png", "p1.png", "p2.png"]
+    assert tree(out) == ["manifest.jsonl", "p0.png", "p1.png", "p2.png", "settings.yaml"]
     for i in range(3):
         prediction = predictor(photos / f"p{i}.png")
         with Image.open(out / f"p{i}.png") as written:
@@ -42,10 +42,10 @@ def test_one_kind_has_plain_names(predictor: Predictor, photos: Path, tmp_path: 
 
 def test_several_kinds_have_folders(predictor: Predictor, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_files(predictor, photos, out, outputs=tuple(RENDERERS))
-    kinds = ("color", "confidence", "ids", "overlay", "palette")
-    wanted = [f"{kind}/p{i}.png" for kind in kinds for i in range(3)]
-    assert tree(out) == sorted([*wanted, "manifest.jsonl"])
+    predict_files(predictor, photos, out, outputs=tuple(OUTPUTS))
+    suffixes = {"rle": "json", "polygons": "geojson"}
+    wanted = [f"{kind}/p{i}.{suffixes.get(kind, 'png')}" for kind in OUTPUTS for i in range(3)]
+    assert tree(out) == sorted([*wanted, "manifest.jsonl", "settings.yaml"])
     prediction = predictor(photos / "p0.png", confidence=True)
     assert prediction.confidence is not None
     grey = np.rint(prediction.confidence * 255)
@@ -96,7 +96,7 @@ def test_one_bad_file_does_not_stop_the_others(
     assert summary.images == 2
     assert [failure.path.name for failure in summary.failures] == ["p1.png", "q.jpg"]
     assert summary.failures[0].message.startswith(f"image {photos}/p1.png cannot be read: ")
-    assert tree(out) == ["manifest.jsonl", "p0.png", "p2.png"]
+    assert tree(out) == ["manifest.jsonl", "p0.png", "p2.png", "settings.yaml"]
     records = lines(out)
     assert [set(r) for r in records if "error" in r] == [{"image", "error"}] * 2
     assert records[1]["error"] == summary.failures[0].message
@@ -134,7 +134,10 @@ def test_results_are_not_replaced_unless_told(
 ) -> None:
     out = tmp_path / "out"
     predict_files(predictor, photos / "p0.png", out)
-    text = f"{out} already holds predictions; choose another folder, or allow overwriting them"
+    text = (
+        f"{out} already holds predictions; choose another folder, or give --resume to continue "
+        "them, --overwrite to replace them"
+    )
     with pytest.raises(InputError) as caught:  # the manifest would be replaced
         predict_files(predictor, photos / "p1.png", out)
     assert str(caught.value) == text
@@ -187,7 +190,7 @@ def test_outputs_that_do_not_exist(predictor: Predictor, photos: Path, tmp_path:
     with pytest.raises(InputError) as caught:
         predict_files(predictor, photos, tmp_path / "out", ())
     assert str(caught.value) == (
-        "no output is asked for; known: palette, ids, color, overlay, confidence"
+        "no output is asked for; known: palette, ids, color, overlay, confidence, rle, polygons"
     )
     assert not (tmp_path / "out").exists()
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import struct
+import errno
+import os
+import tarfile
+import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from semseg.core.checks import FileError, InputError
-from semseg.data.images import read_image
-from semseg.predict.sources import conversion_notes, find_images, output_names
-from tests.data.test_images import save_rgb16
+from semseg.predict.sources import find_images, output_names
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    for name in ("b.png", "a.JPG", "sub/c.tif", "sub/deep/d.webp", ".hidden.png", "list.txt"):
+    for name in ("b.png", "a.JPG", "sub/c.tif", "sub/deep/d.webp", ".hidden.png", "note.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2)).save(tmp_path / name, format="PNG")
     return tmp_path
@@ -41,8 +40,9 @@ def test_patterns(files: Path) -> None:
 
 
 def test_a_file_is_taken_whatever_its_name(files: Path) -> None:
-    assert found(files, files / "list.txt") == ["list.txt"]
-    (files / "x[1].png").write_bytes((files / "b.png").read_bytes())
+    (files / "b.png").rename(files / "b.dat")
+    assert found(files, files / "b.dat") == ["b.dat"]
+    (files / "x[1].png").write_bytes(b"")
     assert found(files, files / "x[1].png") == ["x[1].png"]
 
 
@@ -65,7 +65,8 @@ def test_nothing_to_do(files: Path) -> None:
         (
             files / "missing",
             FileError,
-            f"{files}/missing does not exist; give an image, a folder or a pattern",
+            f"{files}/missing does not exist; give an image, a folder, an archive, a video, a "
+            "pattern or a .txt file of paths",
         ),
     ):
         with pytest.raises(kind) as caught:
@@ -96,25 +97,104 @@ def test_two_images_of_one_name_are_refused() -> None:
         "x/a.jpg and x/a.png would both become a.png; "
         "rename one, or predict them into different folders"
     )
+    with pytest.raises(InputError) as caught:
+        output_names([Path("x/a.jpg"), Path("x/b.jpg"), Path("x/a.jpg")])
+    assert str(caught.value) == "x/a.jpg is listed twice; take one of them out of the list"
 
 
-def test_damage_behind_the_first_frame_does_no_harm(tmp_path: Path) -> None:
-    page, buffer = Image.new("L", (5, 4)), io.BytesIO()
-    page.save(buffer, format="TIFF", save_all=True, append_images=[page])
-    data = bytearray(buffer.getvalue())
-    (first,) = struct.unpack_from("<I", data, 4)
-    (entries,) = struct.unpack_from("<H", data, first)
-    (second,) = struct.unpack_from("<I", data, first + 2 + 12 * entries)
-    assert struct.unpack_from("<H", data, second + 2) == (256,)  # the tag of the width
-    struct.pack_into("<H", data, second + 2, 250)
-    path = tmp_path / "a.tif"
-    path.write_bytes(data)
-    assert read_image(path).shape == (4, 5, 3)
-    assert conversion_notes(path, 3) == ["L to RGB", "first of several frames"]
+# ---- lists -----------------------------------------------------------------------------------
 
 
-def test_16_bit_colour_is_told(tmp_path: Path) -> None:
-    pixels = np.full((2, 2, 3), 0x1234, np.uint16)
-    assert conversion_notes(save_rgb16(tmp_path / "a.png", pixels), 3) == [
-        "16-bit colour cut to 8 bits"
-    ]
+def test_a_text_file_lists_images(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = files / "list.txt"
+    listed.write_bytes(f"\ufeffsub/c.tif\r\n\n  {files}/b.png \nmissing.png\n".encode())
+    images = [files / "sub/c.tif", files / "b.png", Path("missing.png")]
+    assert find_images(listed) == find_images(f"@{listed}") == images
+    other = listed.rename(files / "list")
+    assert find_images(f"@{other}") == images
+    assert find_images(other) == [other]  # without the @ it is an image
+    monkeypatch.chdir(files / "sub")
+    Image.new("RGB", (2, 2)).save("b.png")
+    other.write_text("b.png\na.JPG")  # the working folder comes before the list's own
+    assert find_images(f"@{other}") == [Path("b.png"), files / "a.JPG"]
+
+
+def test_a_file_that_begins_with_an_at(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    Path("b.png").rename("@b.png")
+    assert find_images("@b.png") == [Path("@b.png")]
+
+
+def test_lists_that_are_none(files: Path) -> None:
+    listed = files / "list.txt"
+    for content, text in (
+        (b" \n\n", f"list {listed} is empty; write the path of an image on each line"),
+        (
+            b"\xff\xfe\0",
+            f"list {listed} is not a text in UTF-8; give a file with the path of an image on each "
+            "line",
+        ),
+        (None, f"list {listed} does not exist; give a text file of paths"),
+    ):
+        listed.unlink() if content is None else listed.write_bytes(content)
+        with pytest.raises((InputError, FileError)) as caught:
+            find_images(f"@{listed}")
+        assert str(caught.value) == text
+
+
+# ---- archives --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_an_archive_means_all_images_in_it(suffix: str, files: Path, tmp_path: Path) -> None:
+    packed = pack(tmp_path / f"photos{suffix}", files)
+    assert found(packed, packed) == ["a.JPG", "b.png", "sub/c.tif", "sub/deep/d.webp"]
+    assert found(packed, str(packed / "sub")) == ["sub/c.tif", "sub/deep/d.webp"]
+    assert found(packed, packed / "sub" / "c.tif") == ["sub/c.tif"]
+    assert output_names(find_images(packed)) == ["a", "b", "sub/c", "sub/deep/d"]
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{packed.name}/b.png\n")
+    assert found(packed, listed) == ["b.png"]
+
+
+def pack(path: Path, folder: Path) -> Path:
+    """Write the files below a folder into an archive."""
+    inside = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for file in inside:
+                packed.write(file, file.relative_to(folder))
+    else:
+        with tarfile.open(path, "w") as packed:
+            for file in inside:
+                packed.add(file, file.relative_to(folder))
+    return path
+
+
+def test_archives_without_images(files: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.zip"
+    zipfile.ZipFile(empty, "w").close()
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(b"PK")
+    packed = pack(tmp_path / "photos.zip", files / "sub")
+    suffixes = ".jpg .jpeg .png .tif .tiff .bmp .webp"
+    for source, text in (
+        (empty, f"archive {empty} holds no image ({suffixes})"),
+        (broken, f"{broken} cannot be read: File is not a zip file; pack it again"),
+        (packed / "x", f"archive {packed}/x does not exist; {packed} holds c.tif, deep"),
+    ):
+        with pytest.raises((InputError, FileError)) as caught:
+            find_images(source)
+        assert str(caught.value) == text
+
+
+def test_a_folder_that_must_not_be_read(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> list[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read every folder
+    with pytest.raises(FileError) as caught:
+        find_images(files)
+    assert str(caught.value) == (
+        f"{files} cannot be read: Permission denied; allow reading it, or give other images"
+    )

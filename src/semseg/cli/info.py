@@ -19,11 +19,10 @@ def info(name: str, /) -> None:
     from dataclasses import asdict
 
     from semseg.models import model_entry
-    from semseg.models.summary import in_words, summarize
+    from semseg.models.summary import in_words, size_in_words, summarize
 
     entry = model_entry(name)
     summary = summarize(name)
-    height, width = entry.paper_size
     lines = {
         "network": f"{entry.name} ({entry.family})",
         "title": entry.title,
@@ -32,10 +31,10 @@ def info(name: str, /) -> None:
         "code": entry.repository or "none by the authors",
         "verified by": entry.verified,
         "parameters": f"{summary.parameters:,}",
-        "cost": f"{summary.flops / 1e9:.2f} GFLOP for one {height} x {width} image "
+        "cost": f"{summary.flops / 1e9:.2f} GFLOP for one {size_in_words(entry)} "
         "(a multiplication and an addition count 2)",
         "output stride": str(summary.output_stride),
-        "receptive field": in_words(summary.receptive_field),
+        "receptive field": in_words(summary.receptive_field, entry.takes),
     }
     for head, shape in summary.heads.items():
         lines[f"head {head}"] = " x ".join(map(str, shape))

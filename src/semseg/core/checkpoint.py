@@ -6,6 +6,7 @@ weights: network and settings, label map, preprocessing, scores, versions, licen
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from semseg.core.preprocess import Preprocessing
 
 FORMAT = 1
 """Version of the header; raised when its meaning changes."""
+
+_CHECKSUM = "sha256"  # of the tensors, beside the header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], info: WeightsInfo) -
 
     # safetensors refuses views and shared storage; a state dict may hold both
     own = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-    data = save(own, {"semseg": info.to_json()})
+    checksum = _checksum(save(own))
+    data = save(own, {"semseg": info.to_json(), _CHECKSUM: checksum})
 
     def write(partial: Path) -> None:
         partial.write_bytes(data)
@@ -135,14 +139,37 @@ def read_info(path: Path) -> WeightsInfo:
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """Read tensors and header; errors as :func:`read_info`."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
+    path = Path(path)
     info = read_info(path)
     try:
+        with safe_open(path, "pt") as file:
+            wanted = (file.metadata() or {}).get(_CHECKSUM)
+        if wanted is not None and _checksum_of_file(path) != wanted:
+            raise FileError(
+                f"{path} is damaged: its numbers do not have the checksum that was written with "
+                "them; take another copy of the file"
+            )
         return load_file(path), info
     except (SafetensorError, OSError) as error:
         raise FileError(f"{path} is damaged: {error}; take the copy before it") from error
+
+
+def _checksum(data: bytes) -> str:
+    """Return the SHA-256 of the tensors in a file, which come behind a header of stated length."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    return hashlib.sha256(memoryview(data)[start:]).hexdigest()
+
+
+def _checksum_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        total = hashlib.sha256()
+        while part := file.read(1 << 22):
+            total.update(part)
+    return total.hexdigest()
 
 
 def _existing(path: Path) -> Path:

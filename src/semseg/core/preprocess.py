@@ -61,6 +61,7 @@ class Preprocessing:
         mean: per channel, in [0, 1].
         std: per channel, in units of [0, 1].
         values: how files are read before, where that is not by the type of their numbers.
+        voxel: of point clouds, the edge in metres of the cells of which one point each is kept.
 
     ``uint8`` is divided by 255, ``uint16`` by 65535; floats are taken to be in [0, 1] already.
 
@@ -73,6 +74,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     values: ValueRange | None = None
+    voxel: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -114,17 +116,21 @@ class Preprocessing:
             mean=(sum(self.mean) / len(self.mean),) * channels,
             std=(sum(self.std) / len(self.std),) * channels,
             values=self.values,
+            voxel=self.voxel,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, for JSON."""
         rule: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std)}
+        if self.voxel is not None:
+            rule["voxel"] = self.voxel
         return rule if self.values is None else rule | {"values": asdict(self.values)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
         """Read what :meth:`to_dict` wrote."""
-        rule = cls(mean=tuple(data["mean"]), std=tuple(data["std"]))
+        mean, std = tuple(data["mean"]), tuple(data["std"])
+        rule = cls(mean=mean, std=std, voxel=data.get("voxel"))
         values = data.get("values")
         return rule if values is None else replace(rule, values=ValueRange(**values))
 

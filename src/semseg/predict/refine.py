@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from semseg.core.checks import FileError
-from semseg.models.base import SegmentationModel
 from semseg.postprocess import DenseCRF
 from semseg.predict.decide import Decision
 
@@ -18,17 +18,17 @@ CRF_FILE = "crf.json"
 
 
 def decide_with_crf(
-    model: SegmentationModel, images: Tensor, pixels: Tensor, crf: DenseCRF
+    scores: Callable[[Tensor], Tensor], images: Tensor, pixels: Tensor, crf: DenseCRF
 ) -> Decision:
     """Run a network and a CRF, and take the largest probability of each pixel.
 
     Args:
-        model: the network.
+        scores: the network, or what computes its logits at the size of the images.
         images: ``(1, C, H, W)``, normalised.
         pixels: ``(C, H, W)`` the same image before that.
         crf: its ``srgb`` counts in 255 levels, whatever the image's type.
     """
-    return refined(two_classes(model(images)), pixels, crf)
+    return refined(two_classes(scores(images)), pixels, crf)
 
 
 def two_classes(logits: Tensor) -> Tensor:

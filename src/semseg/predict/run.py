@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from semseg.core.checks import InputError, SemsegError, unknown_name
-from semseg.core.files import write_atomic, writing
+from semseg.core.checks import FileError, InputError, SemsegError
+from semseg.core.files import writing
 from semseg.data.bands import read_any
-from semseg.predict import render
-from semseg.predict.predictor import Prediction, Predictor
-from semseg.predict.sources import Source, conversion_notes, find_images, output_names
-
-T = TypeVar("T")
-Pixels = NDArray[np.uint8]
-
-MANIFEST = "manifest.jsonl"
-"""One line per image, in the output folder."""
-
-RENDERERS: dict[str, Callable[[Pixels, Prediction], Image.Image]] = {
-    "palette": lambda image, p: render.palette_png(p.mask, p.labels),
-    "ids": lambda image, p: render.ids_png(p.mask, p.labels),
-    "color": lambda image, p: render.color_png(p.mask, p.labels),
-    "overlay": lambda image, p: render.overlay(image, p.mask, p.labels),
-    "confidence": lambda image, p: _confidence(p),
-}
-"""What :func:`predict_files` can write, by the name it is asked for."""
-
-_THREADS = 2  # one decodes and one writes, more or less; the network has the other cores
-_AHEAD = 4  # images that are decoded, or wait to be written, while the network runs
+from semseg.predict.header import MAX_PIXELS, look, look_at_bands, own_limit, sizes
+from semseg.predict.jobs import Job, check_target, plan
+from semseg.predict.manifest import MANIFEST, Manifest, Record
+from semseg.predict.outputs import check_outputs
+from semseg.predict.pipeline import THREADS, decoded, predicted, save_files, saved
+from semseg.predict.predictor import Predictor
+from semseg.predict.resume import begin, check_same_images
+from semseg.predict.settings import settings_of_call
+from semseg.predict.sources import Source, find_images, output_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +40,14 @@ class Summary:
         failures: those that could not be.
         out: the output folder.
         seconds: wall time.
+        kept: number of images that an earlier call had predicted.
     """
 
     images: int
     failures: tuple[Failure, ...]
     out: Path
     seconds: float
-
-
-@dataclass(slots=True)
-class _Job:
-    path: Path
-    files: dict[str, Path]
-    record: dict[str, Any] = field(default_factory=dict)
-    saving: Future[None] | None = None
+    kept: int = 0
 
 
 def predict_files(
@@ -83,6 +57,9 @@ def predict_files(
     outputs: Sequence[str] = ("palette",),
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    resume: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Summary:
     """Predict image files and write the results and a manifest.
 
@@ -90,137 +67,90 @@ def predict_files(
     An image that cannot be read or predicted is reported, and the others are done. While the
     network runs, threads decode the next images and write the last ones.
 
+    A call that was killed goes on where it stopped when it is given again with ``resume``: an image
+    is left out if it has a line in the manifest and its files are whole and newer than itself.
+    What failed is tried again. Files and manifest are then those of a call that was not killed.
+
     Args:
         predictor: the network.
-        source: a file, a folder, a glob pattern or a list of files; see
+        source: a file, a folder, an archive, a glob pattern or a list of files; see
             :func:`semseg.predict.sources.find_images`.
         out: folder to write into; made if it is not there.
-        outputs: kinds, of :data:`RENDERERS`.
+        outputs: kinds, of :data:`semseg.predict.outputs.OUTPUTS`.
         overwrite: replace results of an earlier run.
         on_progress: called with the number of images done and of all.
+        resume: continue an earlier call; where there is none, begin.
+        max_pixels: larger images are not decoded, and count as failed.
 
     Returns:
         Counts and failures; each image has a line of JSON in ``out/manifest.jsonl`` with its path,
         height and width, outputs, seconds in the network and notes, or with its error.
+        ``out/settings.yaml`` says which network they are of and how it was run.
 
     Raises:
         FileError: the source does not exist, or a result cannot be written.
-        InputError: no images, two with one name, or ``out`` holds results or the images.
+        InputError: no images, two with one name, or ``out`` holds results or the images; on
+            resuming, results of another network, in other ways or of further images.
         UnknownNameError: a kind of output that does not exist.
     """
     began = time.perf_counter()
     out = Path(out)
-    _check_kinds(outputs, predictor)
+    check_outputs(outputs, predictor.labels)
+    if max_pixels < 1:
+        raise InputError(f"max_pixels is at least 1, got {max_pixels}")
     images = find_images(source)
-    jobs = [
-        _Job(path, {kind: _file(out, kind, len(outputs) == 1, name) for kind in outputs})
-        for path, name in zip(images, output_names(images), strict=True)
-    ]
-    _check_target(out, jobs, overwrite)
+    jobs = plan(images, output_names(images), out, outputs)
+    check_target(out, jobs, overwrite=overwrite, resume=resume)
     failures: list[Failure] = []
-    with writing(out), ThreadPoolExecutor(_THREADS) as pool:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / MANIFEST).open("w", encoding="utf-8") as manifest:
-            for done, job in enumerate(_process(predictor, jobs, pool), start=1):
-                if "error" in job.record:
+    with writing(out), own_limit():
+        files = (file for job in jobs for file in job.files.values())
+        records = begin(out, settings_of_call(predictor, outputs), files, resume)
+        kept = _kept(out, jobs, records)
+        done_before = {record["image"] for record in kept}
+        left = [job for job in jobs if str(job.path) not in done_before]
+        if predictor.engine.backend == "auto":
+            predictor.expect(sizes(images))
+        load = partial(_load, predictor, max_pixels)
+        with (
+            Manifest(out / MANIFEST, kept) as m,
+            ThreadPoolExecutor(THREADS) as pool,
+        ):
+            finished = saved(save_files, predicted(predictor, decoded(load, left, pool)), pool)
+            for done, job in enumerate(finished, start=len(kept) + 1):
+                if job.failed:
                     failures.append(Failure(job.path, job.record["error"]))
-                manifest.write(json.dumps(job.record, ensure_ascii=False) + "\n")
-                manifest.flush()  # after a kill the manifest says how far it came
+                m.add(job.record)
                 if on_progress is not None:
                     on_progress(done, len(jobs))
-    predicted = len(jobs) - len(failures)
-    return Summary(predicted, tuple(failures), out, time.perf_counter() - began)
+            place = {str(job.path): i for i, job in enumerate(jobs)}
+            m.sort(lambda record: place[record["image"]])
+    done = len(left) - len(failures)
+    return Summary(done, tuple(failures), out, time.perf_counter() - began, len(kept))
 
 
-def _process(predictor: Predictor, jobs: list[_Job], pool: ThreadPoolExecutor) -> Iterator[_Job]:
-    """Yield the jobs in their order, each when its files are written."""
-    waiting: deque[_Job] = deque()
-    for job, loaded in _ahead(pool, partial(_load, predictor), jobs):
-        job.record["image"] = str(job.path)
-        try:
-            image, notes = loaded.result()
-            began = time.perf_counter()
-            prediction = predictor(image, confidence="confidence" in job.files)
-        except SemsegError as error:
-            named = str(job.path) in str(error)
-            job.record["error"] = str(error) if named else f"{job.path}: {error}"
-        else:
-            height, width = prediction.mask.shape
-            job.record |= {
-                "height": height,
-                "width": width,
-                "outputs": {kind: str(file) for kind, file in job.files.items()},
-                "seconds": round(time.perf_counter() - began, 4),
-                "notes": notes,
-            }
-            job.saving = pool.submit(_save, job, image, prediction)
-        waiting.append(job)
-        if len(waiting) > _AHEAD:
-            yield _written(waiting.popleft())
-    while waiting:
-        yield _written(waiting.popleft())
+def _kept(out: Path, jobs: Sequence[Job], records: Sequence[Record]) -> list[Record]:
+    """Return the lines of an earlier call that still hold, in the order of the jobs."""
+    check_same_images(out, (str(job.path) for job in jobs), records)
+    last = {record["image"]: record for record in records}
+    earlier = ((job, last.get(str(job.path))) for job in jobs)
+    return [line for job, line in earlier if line is not None and job.is_done(line)]
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, load: Callable[[_Job], T], jobs: Iterable[_Job]
-) -> Iterator[tuple[_Job, Future[T]]]:
-    """Yield each job with its result to come; ``_AHEAD`` of them are worked on at a time."""
-    remaining = iter(jobs)
-    pending = deque((job, pool.submit(load, job)) for job in islice(remaining, _AHEAD))
-    while pending:
-        yield pending.popleft()
-        pending.extend((job, pool.submit(load, job)) for job in islice(remaining, 1))
-
-
-def _load(predictor: Predictor, job: _Job) -> tuple[Pixels, list[str]]:
+def _load(predictor: Predictor, max_pixels: int, job: Job) -> None:
     channels, values = predictor.channels, predictor.preprocessing.values
-    pixels, missing = read_any(job.path, channels, values)
-    if values is None and channels in (1, 3):
-        return pixels, conversion_notes(job.path, channels)
-    return pixels, [] if missing is None else [f"{int(missing.sum())} pixels without data"]
-
-
-def _save(job: _Job, image: Pixels, prediction: Prediction) -> None:
-    for kind, file in job.files.items():
-        picture = RENDERERS[kind](image, prediction)
-        write_atomic(file, partial(picture.save, format="PNG"))
-
-
-def _written(job: _Job) -> _Job:
-    if job.saving is not None:
-        job.saving.result()
-    return job
-
-
-def _confidence(prediction: Prediction) -> Image.Image:
-    assert prediction.confidence is not None  # _process asks for it
-    return render.confidence_png(prediction.confidence)
-
-
-def _file(out: Path, kind: str, alone: bool, name: str) -> Path:
-    return (out if alone else out / kind) / f"{name}.png"
-
-
-def _check_kinds(outputs: Sequence[str], predictor: Predictor) -> None:
-    if not outputs:
-        raise InputError(f"no output is asked for; known: {', '.join(RENDERERS)}")
-    for kind in outputs:
-        if kind not in RENDERERS:
-            raise unknown_name("output", kind, RENDERERS)
-    if "palette" in outputs and predictor.labels.palette() is None:
-        raise InputError(
-            "the label map has raw ids above 255, which no palette PNG holds; "
-            "ask for ids or color instead of palette"
-        )
-
-
-def _check_target(out: Path, jobs: list[_Job], overwrite: bool) -> None:
-    inputs = {job.path.parent.resolve() for job in jobs}
-    targets = {file for job in jobs for file in job.files.values()}
-    for file in targets:
-        if file.parent.resolve() in inputs:
-            raise InputError(f"{file.parent} holds the images themselves; choose another folder")
-    if not overwrite and ((out / MANIFEST).exists() or any(file.exists() for file in targets)):
-        raise InputError(
-            f"{out} already holds predictions; choose another folder, or allow overwriting them"
-        )
+    notes: list[str] = []
+    try:
+        if values is None and channels in (1, 3):
+            notes = look(job.path, channels, max_pixels)
+        else:
+            look_at_bands(job.path, channels, max_pixels)
+        pixels, missing = read_any(job.path, channels, values)
+    except SemsegError as error:
+        job.fail(error)
+    except Exception as error:  # decoders meet damage in ways that nobody has listed
+        reason = f"{type(error).__name__}: {error}"
+        job.fail(FileError(f"image {job.path} cannot be read: {reason}; replace the file"))
+    else:
+        job.pixels = pixels
+        notes += [] if missing is None else [f"{int(missing.sum())} pixels without data"]
+        job.record = {"image": str(job.path), "notes": notes}
