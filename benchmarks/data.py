@@ -9,9 +9,10 @@ takes the first N images only. Without albumentations (``pip install albumentati
 dependency) ours is measured alone.
 
 What is compared: from files to batches of normalised float32 images and int64 masks in the main
-process, ``semseg.data.make_loader`` against torch's ``DataLoader`` over ``A.Compose``. The other
-pipeline reads with OpenCV as its users do; a third round lets it read with Pillow as we do, since
-over half of all time is decoding and the two differ there by a quarter. Not alike: we apply EXIF
+process, ``semseg.data.make_loader`` against torch's ``DataLoader`` over ``A.Compose``. Over half of
+all time is decoding, so it is said who decodes: the other pipeline reads with OpenCV as its users
+do, and in one more round as ours does; ours with imagecodecs where that is installed
+(``pip install imagecodecs``), and then in one more round with Pillow. Not alike: we apply EXIF
 orientation, check size and ids of every mask and seed every sample by itself, cut the window before
 resizing and antialias; they resize the whole image without antialiasing.
 """
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from semseg.core.files import write_text
 from semseg.core.preprocess import Preprocessing
-from semseg.data import build_dataset
+from semseg.data import build_dataset, png
 from semseg.data.images import read_image, read_mask
 from semseg.data.loader import make_loader
 from semseg.data.pairs import PairDataset
@@ -56,19 +58,21 @@ AUGMENT = AugmentConfig(
 )
 
 
-def ours(dataset: PairDataset, epoch: int) -> Iterable[Any]:
-    """Return one epoch as training has it."""
-    return make_loader(
-        dataset,
-        transform=build_transform(AUGMENT, dataset.labels, RULE.mean),
-        preprocessing=RULE,
-        batch_size=BATCH,
-        seed=0,
-        epoch=epoch,
-        shuffle=True,
-        workers=WORKERS,
-        drop_last=True,
-    )
+def ours(dataset: PairDataset, epoch: int, pillow: bool = False) -> Iterable[Any]:
+    """Yield one epoch as training has it; on request as it is without imagecodecs."""
+    # workers start as copies of this process
+    with mock.patch.object(png, "_decoder", (lambda: None) if pillow else png._decoder):
+        yield from make_loader(
+            dataset,
+            transform=build_transform(AUGMENT, dataset.labels, RULE.mean),
+            preprocessing=RULE,
+            batch_size=BATCH,
+            seed=0,
+            epoch=epoch,
+            shuffle=True,
+            workers=WORKERS,
+            drop_last=True,
+        )
 
 
 class Albumented(Dataset[Any]):
@@ -76,17 +80,17 @@ class Albumented(Dataset[Any]):
 
     Args:
         source: the pairs.
-        pillow: read them as we do, otherwise with OpenCV.
+        alike: read them as we do, otherwise with OpenCV.
     """
 
-    def __init__(self, source: PairDataset, pillow: bool = False) -> None:
+    def __init__(self, source: PairDataset, alike: bool = False) -> None:
         import albumentations as A
         import cv2
 
         cv2.setNumThreads(0)
         fill = [round(255 * value) for value in RULE.mean]
         self.pairs = source.pairs
-        self.pillow = pillow
+        self.alike = alike
         self.table = source.labels.encode(np.arange(12, dtype=np.uint8)[None])[0]
         self.change = A.Compose(
             [
@@ -108,7 +112,7 @@ class Albumented(Dataset[Any]):
         import cv2
 
         image, mask = self.pairs[index]
-        if self.pillow:
+        if self.alike:
             pixels, ids = read_image(image), read_mask(mask)
         else:
             pixels = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
@@ -118,10 +122,10 @@ class Albumented(Dataset[Any]):
         return torch.from_numpy(planes), torch.from_numpy(done["mask"]).long()
 
 
-def theirs(dataset: PairDataset, epoch: int, pillow: bool = False) -> Iterable[Any]:
+def theirs(dataset: PairDataset, epoch: int, alike: bool = False) -> Iterable[Any]:
     """Return one epoch of the other pipeline."""
     torch.manual_seed(epoch)
-    source = Albumented(dataset, pillow)
+    source = Albumented(dataset, alike)
     return DataLoader(source, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
 
 
@@ -193,12 +197,16 @@ def main(arguments: list[str]) -> None:
     assert isinstance(dataset, PairDataset)
     dataset.pairs = dataset.pairs[:limit]
     loaders: dict[str, Callable[[PairDataset, int], Iterable[Any]]] = {"semseg": ours}
+    reader = "imagecodecs" if png._decoder() else "Pillow"
+    if reader != "Pillow":
+        loaders["semseg, read by Pillow"] = partial(ours, pillow=True)
     if importlib.util.find_spec("albumentations"):
         loaders["albumentations"] = theirs
-        loaders["albumentations, read by Pillow"] = partial(theirs, pillow=True)
+        loaders["albumentations, read as semseg reads"] = partial(theirs, alike=True)
     else:
         print("albumentations is not installed; semseg alone (pip install albumentations)")
     figures: dict[str, Any] = {"images": len(dataset), "batch": BATCH, "workers": WORKERS}
+    figures["reader of semseg"] = reader
     figures |= rounds(loaders, dataset)
     ours_measured, key = figures["semseg"], "processor_milliseconds_per_image"
     for name in list(loaders)[1:]:

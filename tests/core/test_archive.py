@@ -132,3 +132,19 @@ def test_what_cannot_be_read_in_places_is_refused(tmp_path: Path) -> None:
     locked.write_bytes(data)
     with pytest.raises(FileError, match=r"y\.zip has encrypted files; pack it without a password"):
         archive.is_dir(locked)
+
+
+def test_a_tar_with_a_damaged_header_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as packed:
+        for name in ("a.txt", "b.txt"):
+            (tmp_path / name).write_text(name)
+            packed.add(tmp_path / name, name)
+    data = bytearray(path.read_bytes())
+    data[1024 + 148] ^= 1  # the checksum of the second header
+    path.write_bytes(data)
+    with pytest.raises(FileError) as caught:
+        archive.files_below(path)
+    assert str(caught.value) == (
+        f"{path} cannot be read: it is damaged at byte 1024; pack it again"
+    )

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semseg.data import build_dataset
+from semseg.data.shard_writer import write_shards
+from tests.data.cloud_miniatures import CLOUDS
 from tests.data.forms import FORMS
 
 
@@ -19,6 +22,13 @@ def miniature(tmp_path: Path) -> Callable[[str], Path | None]:
     def write(name: str) -> Path | None:
         if name == "synthetic":
             return None
+        if name in CLOUDS:
+            return CLOUDS[name](tmp_path)
+        if name == "webdataset":
+            folder = write("folder")
+            for split in ("train", "val"):
+                write_shards(build_dataset("folder", split, folder), tmp_path)
+            return tmp_path
         if name != "folder":
             form = next(form for form in FORMS if form.name == name)
             form.write(tmp_path, form.raw)

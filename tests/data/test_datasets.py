@@ -12,7 +12,12 @@ from torchvision import tv_tensors
 from semseg.core.checks import InputError, SettingError, UnknownNameError
 from semseg.data import CachedDataset, build_dataset, dataset_entry, list_datasets
 
-SMALL = {"synthetic": {"length": 3, "size": (16, 24)}}
+SMALL = {
+    "synthetic": {"length": 3, "size": (16, 24)},
+    "synthetic_rooms": {"length": 3, "points": 512},
+}
+FORMS = {"images": (torch.uint8, 0), "clouds": (torch.float32, 3)}
+"""Type of the numbers, and rows besides the channels: the coordinates."""
 
 
 def build(name: str, split: str, miniature, **settings):
@@ -31,11 +36,12 @@ def test_contract(name: str, miniature) -> None:
             sample = dataset[index]
             assert isinstance(sample.image, tv_tensors.Image)
             assert isinstance(sample.mask, tv_tensors.Mask)
-            assert sample.image.dtype == sample.mask.dtype == torch.uint8
+            dtype, more = FORMS[dataset.holds]
+            assert (sample.image.dtype, sample.mask.dtype) == (dtype, torch.uint8)
             # plane by plane, or pixel by pixel as files hold it
             plain = sample.image.as_subclass(torch.Tensor)
             assert plain.is_contiguous() or plain.permute(1, 2, 0).is_contiguous()
-            assert tuple(sample.image.shape) == (dataset.channels, *sample.size)
+            assert tuple(sample.image.shape) == (dataset.channels + more, *sample.size)
             assert tuple(sample.mask.shape) == sample.size
             allowed = {*range(dataset.labels.num_classes), dataset.labels.ignore_id}
             assert set(sample.mask.unique().tolist()) <= allowed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from semseg.core.checks import FileError, InputError
+from semseg.core.preprocess import ValueRange
+from semseg.data.bands import read_any
 from semseg.data.images import read_image, read_mask
 
 
@@ -20,17 +23,22 @@ def save(path: Path, array: np.ndarray, mode: str | None = None, **options: obje
     return path
 
 
-def save_rgb16(path: Path, pixels: np.ndarray) -> Path:
-    """Write a PNG of 16-bit colour, which Pillow reads but does not write."""
+def save_png16(path: Path, pixels: np.ndarray, orientation: int | None = None) -> Path:
+    """Write a PNG of 16 bits in 2 to 4 bands, which Pillow reads but does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + crc
 
-    height, width, _ = pixels.shape
+    height, width, bands = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    kind = {2: 4, 3: 2, 4: 6}[bands]
+    body = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    if orientation is not None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        body += chunk(b"eXIf", exif.tobytes()[6:])
+    body += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
 
@@ -100,9 +108,66 @@ def test_16_bit_grey_is_scaled_over_the_full_range(tmp_path: Path, suffix: str) 
     np.testing.assert_array_equal(read, np.stack([expected] * 3, axis=2))
 
 
-def test_16_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
-    pixels = np.array([[[0x1234, 0xFFFF, 0x00FF], [0x8000, 0x7FFF, 0x0100]]], np.uint16)
-    np.testing.assert_array_equal(read_image(save_rgb16(tmp_path / "a.png", pixels)), pixels >> 8)
+WORDS = np.random.default_rng(1).integers(0, 65536, (4, 5, 4)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_16_bit_colour_is_scaled_over_the_full_range(
+    tmp_path: Path, bands: int, orientation: int | None
+) -> None:
+    file = save_png16(tmp_path / "a.png", WORDS[..., :bands], orientation)
+    upright = WORDS if orientation is None else np.rot90(WORDS, -1)
+    colors = upright[..., :3] if bands > 2 else upright[..., [0, 0, 0]]
+    scaled = np.rint(colors / 257)
+    np.testing.assert_array_equal(read_image(file), scaled)
+    luma = np.asarray(Image.fromarray(scaled.astype(np.uint8)).convert("L"))
+    np.testing.assert_array_equal(read_image(file, channels=1)[..., 0], luma)
+    # the same numbers where their range is stated, and half of it
+    whole = read_any(file, bands, ValueRange(0, 65535))[0]
+    np.testing.assert_array_equal(whole, np.rint(upright[..., :bands] / 257))
+    half = read_any(file, bands, ValueRange(0, 32767.5))[0]
+    np.testing.assert_array_equal(half, np.rint((upright[..., :bands] / 128.5).clip(0, 255)))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize("parts", [{}, {"rowsperstrip": 8}, {"tile": (16, 16)}])
+def test_16_bit_colour_in_tiff(
+    tmp_path: Path, order: str, compression: str | None, bands: int, parts: dict
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = tmp_path / "a.tif"
+    pixels = np.random.default_rng(2).integers(0, 65536, (20, 30, bands)).astype(np.uint16)
+    more = {"extrasamples": ["unassalpha"]} if bands == 4 else {}
+    options = {"photometric": "rgb", "byteorder": order, "compression": compression}
+    tifffile.imwrite(file, pixels, **options, **parts, **more)
+    np.testing.assert_array_equal(read_image(file), np.rint(pixels[..., :3] / 257))
+
+
+def test_16_bit_colour_plane_by_plane_is_refused(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file, planes = tmp_path / "a.tif", np.ascontiguousarray(WORDS[..., :3].transpose(2, 0, 1))
+    tifffile.imwrite(file, planes, photometric="rgb", planarconfig="separate")
+    with pytest.raises(FileError) as caught:
+        read_image(file)
+    assert str(caught.value) == (
+        f"image {file} stores 16-bit colours plane by plane; save them pixel by pixel, or set "
+        "value_range (dataset folder)"
+    )
+    read = read_any(file, 3, ValueRange(0, 65535))[0]
+    np.testing.assert_array_equal(read, np.rint(WORDS[..., :3] / 257))
+    options = {"planarconfig": "separate", "compression": "zlib"}
+    tifffile.imwrite(file, planes, photometric="rgb", **options)
+    np.testing.assert_array_equal(read_image(file), WORDS[..., :3] >> 8)
+
+
+def test_16_bit_colour_in_an_archive(tmp_path: Path) -> None:
+    file = save_png16(tmp_path / "a.png", WORDS[..., :3])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.write(file, "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.zip/a.png"), read_image(file))
 
 
 UPRIGHT = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)

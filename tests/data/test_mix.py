@@ -12,7 +12,15 @@ from semseg.core.preprocess import IMAGENET
 from semseg.data import build_dataset
 from semseg.data.loader import make_loader
 from semseg.data.transforms import AugmentConfig, build_mix, build_transform
-from semseg.data.transforms.mix import HalfOfTheClasses, Pair, ThingsOf, paste, rectangle
+from semseg.data.transforms.mix import (
+    HalfOfTheClasses,
+    Pair,
+    Region,
+    ThingsOf,
+    paste,
+    rectangle,
+)
+from tests.data.test_all_transforms import asked_by
 
 LABELS = LabelMap.from_names(["a", "b", "c", "d"], ignore={255: "void"})
 
@@ -28,9 +36,26 @@ def blocks(*ids: int) -> torch.Tensor:
     return torch.tensor(ids, dtype=torch.uint8).repeat_interleave(4).expand(8, -1).clone()
 
 
-@pytest.mark.parametrize(
-    "region", [rectangle, HalfOfTheClasses(255), ThingsOf((1, 3))], ids=["cut", "class", "things"]
-)
+REST = {"copy_paste": {"copy_paste_classes": ("b", "d")}}
+"""What a way of mixing needs beside its probability."""
+
+
+def regions() -> dict[str, Region]:
+    """Return the region of every way of mixing that can be asked for."""
+    found = {}
+    for name in asked_by(build_mix) - {key for rest in REST.values() for key in rest}:
+        mix = build_mix(AugmentConfig(**{name: 1}, **REST.get(name, {})), LABELS)
+        ((found[name], probability),) = mix.ways
+        assert probability == 1
+    return dict(sorted(found.items()))
+
+
+def test_regions() -> None:
+    known = {"classmix": HalfOfTheClasses(255), "copy_paste": ThingsOf((1, 3)), "cutmix": rectangle}
+    assert regions() == known
+
+
+@pytest.mark.parametrize("region", regions().values(), ids=regions())
 def test_image_and_mask_take_the_same_pixels(region) -> None:
     torch.manual_seed(0)
     onto, other = own_mask(blocks(0, 2, 255)), own_mask(blocks(1, 255, 3))

@@ -225,6 +225,16 @@ def test_davis_without_lists(tmp_path: Path) -> None:
         build_dataset("davis", "val", tmp_path)
 
 
+def test_davis_of_two_years_in_one_folder(tmp_path: Path) -> None:
+    m.davis(tmp_path, (0, 1))
+    m.listing(tmp_path / "ImageSets/2016/train.txt", ["bus"])
+    both = [build_dataset("davis", "train", tmp_path, year=year) for year in (2016, 2017)]
+    assert [{Path(x.path(i)).parent.name for i in range(len(x))} for x in both] == [
+        {"bus"},
+        {"bear", "bus"},
+    ]
+
+
 def test_drive_without_labels_of_test(tmp_path: Path) -> None:
     m.drive(tmp_path, (0, 255, 1))
     for file in (tmp_path / "test/1st_manual").iterdir():
@@ -286,7 +296,12 @@ def write_nyu_original(root: Path) -> None:
     mapping = np.full((1, 894), 40, np.uint8)
     mapping[0, 1] = 7
     save_mat(root / "classMapping40.mat", "mapClass", mapping)
-    save_mat(root / "splits.mat", "trainNdxs", np.arange(1.0, 261.0)[:, None])
+    numbers = np.arange(1.0, 301.0)[:, None]
+    save_mat(root / "splits.mat", "trainNdxs", numbers[:260])
+    train = (root / "splits.mat").read_bytes()
+    save_mat(root / "splits.mat", "testNdxs", numbers[260:])
+    # the variables of a file stand one after the other behind one header
+    (root / "splits.mat").write_bytes(train + (root / "splits.mat").read_bytes()[128:])
 
 
 def test_nyu_original_file(tmp_path: Path) -> None:
@@ -294,6 +309,7 @@ def test_nyu_original_file(tmp_path: Path) -> None:
     train, val = (build_dataset("nyu_v2", split, tmp_path) for split in ("train", "val"))
     assert (len(train), len(val)) == (210, 50)
     assert names(val)[:2] == ["0201", "0202"]
+    assert names(build_dataset("nyu_v2", "test", tmp_path)) == [f"0{i}" for i in range(261, 301)]
     sample = val[0]
     assert tuple(sample.image.shape) == (3, 5, 8)
     assert int(sample.image[1, 0, 7]) == 200

@@ -80,12 +80,6 @@ def picture(mask: torch.Tensor, channels: int = 3) -> tv_tensors.Image:
     return tv_tensors.Image(table[mask.long()].expand(channels, -1, -1).contiguous())
 
 
-def test_every_setting_has_a_case() -> None:
-    mixing = {"cutmix", "classmix", "copy_paste", "copy_paste_classes"}  # in test_mix.py
-    cases = {key for case in CASES.values() for key in case}
-    assert cases == set(AugmentConfig.model_fields) - mixing
-
-
 @pytest.mark.parametrize("case", GEOMETRIC)
 def test_image_and_mask_move_together(case: str) -> None:
     transform = transform_of(**CASES[case])

@@ -39,7 +39,7 @@ def test_a_bomb_among_others(predictor: Predictor, photos: Path, tmp_path: Path)
     text = (
         f"{photos}/p1.png has 50000 x 60000 pixels (height x width), 3,000,000,000 together, and "
         "the limit is 100,000,000; if the file is to be trusted and the memory is enough, give "
-        "--max-pixels 3000000000"
+        "--max-pixels 3000000000 (and --tile, or --raster for a TIFF)"
     )
     check(predict_files(predictor, photos, tmp_path / "out"), 2, {"p1.png": text})
 

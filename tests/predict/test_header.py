@@ -40,7 +40,8 @@ def test_the_limit(tmp_path: Path) -> None:
         look(path, 3, 599)
     assert str(caught.value) == (
         f"{path} has 20 x 30 pixels (height x width), 600 together, and the limit is 599; if the "
-        "file is to be trusted and the memory is enough, give --max-pixels 600"
+        "file is to be trusted and the memory is enough, give --max-pixels 600 "
+        "(and --tile, or --raster for a TIFF)"
     )
 
 
@@ -169,4 +170,4 @@ def test_16_bit_colour_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(1, 1, 16, bytes(7)))
     assert read_image(path).shape == (1, 1, 3)
-    assert look(path, 3, 4) == ["16-bit colour to 8 bits"]
+    assert look(path, 3, 4) == ["16-bit colour scaled to 8 bits"]

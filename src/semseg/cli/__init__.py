@@ -32,6 +32,7 @@ COMMANDS = {
         "convert",
         "Convert label files from one format to another, without changing a pixel.",
     ),
+    "pack": ("pack", "Write a dataset as WebDataset shards."),
 }
 """Module of each command, and its line in ``semseg --help``: the first of its docstring."""
 

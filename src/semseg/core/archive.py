@@ -164,7 +164,7 @@ def _index(archive: Path) -> _Index:
     return _indexed(archive, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4096)  # datasets come in hundreds of shards
 def _indexed(archive: Path, _size: int, _changed: int) -> _Index:
     if archive.name.lower().endswith(_WHOLE):
         raise FileError(
@@ -209,12 +209,16 @@ def _zipped(archive: Path) -> dict[str, _Entry]:
 
 
 def _tarred(archive: Path) -> dict[str, _Entry]:
-    with tarfile.open(archive, "r:") as opened:
-        return {
+    with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as opened:
+        entries = {
             info.name: _Entry(info.offset_data, info.size, info.size)
             for info in opened
             if info.isreg() and not info.issparse()
         }
+        file.seek(opened.offset)  # tarfile takes a damaged header for the end
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"it is damaged at byte {opened.offset}")
+        return entries
 
 
 def _read(file: BinaryIO, entry: _Entry) -> bytes:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from semseg.core import archive
 from semseg.core.checks import FileError, InputError
 from semseg.core.preprocess import ValueRange
+from semseg.data.deep import words_of
 from semseg.data.images import open_upright, read_image
 
 _TIFF = (".tif", ".tiff")
@@ -95,7 +96,8 @@ def _read_other(path: Path) -> NDArray[Any]:
     image = open_upright(path, "image")
     if image.mode not in _BANDED_MODES and not image.mode.startswith("I"):
         raise FileError(f"image {path} is {image.mode}, which has no bands; save it as RGB or TIFF")
-    values = np.array(image)
+    words = words_of(image)
+    values = np.array(image) if words is None else words
     if image.mode.startswith("I") and values.min(initial=0) >= 0 and values.max(initial=0) < 65536:
         values = values.astype(np.uint16)  # Pillow opens 16 bits as 32 in some versions
     return values if values.ndim == 3 else values[..., None]

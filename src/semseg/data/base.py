@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -56,6 +56,8 @@ class SegmentationDataset(Dataset[Sample]):
         split: ``"train"`` or ``"val"`` (some datasets have ``"test"``).
         notes: what a user should know about how this dataset was read, in sentences.
         values: how numbers in the image files become bytes, where the user states it.
+        holds: what a sample is; clouds are images of one row, see :mod:`semseg.data.clouds`.
+        voxel: edge of the grid on which clouds are thinned out, if they are.
     """
 
     labels: LabelMap
@@ -63,6 +65,8 @@ class SegmentationDataset(Dataset[Sample]):
     split: str
     notes: tuple[str, ...] = ()
     values: ValueRange | None = None
+    holds: Literal["images", "clouds"] = "images"
+    voxel: float | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -114,6 +118,8 @@ class CachedDataset(SegmentationDataset):
         self.split = source.split
         self.notes = source.notes
         self.values = source.values
+        self.holds = source.holds
+        self.voxel = source.voxel
         with ThreadPoolExecutor(threads) as pool:
             samples = list(pool.map(source.__getitem__, range(len(source))))
         self._sizes = [sample.size for sample in samples]
@@ -122,6 +128,7 @@ class CachedDataset(SegmentationDataset):
             self._starts.append(self._starts[-1] + height * width)
         # from the type of one mask: all of a dataset are alike
         self._images = torch.cat([s.image.as_subclass(torch.Tensor).flatten() for s in samples])
+        self._rows = samples[0].image.shape[0] if samples else self.channels
         self._masks = torch.cat([s.mask.as_subclass(torch.Tensor).flatten() for s in samples])
 
     def __len__(self) -> int:
@@ -132,10 +139,10 @@ class CachedDataset(SegmentationDataset):
         """Return a copy of the kept sample, so that a change to it stays outside."""
         start, end = self._starts[index], self._starts[index + 1]
         size = self._sizes[index]
-        image = self._images[start * self.channels : end * self.channels].clone()
+        image = self._images[start * self._rows : end * self._rows].clone()
         mask = self._masks[start:end].clone()
         return Sample(
-            image=tv_tensors.Image(image.view(self.channels, *size)),
+            image=tv_tensors.Image(image.view(self._rows, *size)),
             mask=tv_tensors.Mask(mask.view(*size)),
             path=self.source.path(index),
             size=size,
@@ -170,6 +177,12 @@ class DatasetEntry:
     splits: tuple[str, ...] = ("train", "val")
     counts: Mapping[str, int] = field(default_factory=dict)
     """Images of each split as published, with default settings; empty where nothing is."""
+
+    @property
+    def holds(self) -> str:
+        """What a sample is: ``"images"`` or ``"clouds"``."""
+        held: str = getattr(self.build, "holds", "images")
+        return held
 
     def check_split(self, split: str) -> None:
         """Refuse a split that the dataset does not have."""

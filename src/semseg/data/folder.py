@@ -101,7 +101,7 @@ class Folder(PairDataset):
 
     def __init__(self, split: str, root: Path, settings: FolderSettings) -> None:
         pairs = masked_images(root, split)
-        labels = _labels(root / "classes.yaml", [mask for _, mask in pairs])
+        labels = labels_of(root / "classes.yaml", [mask for _, mask in pairs])
         super().__init__(root, split, pairs, labels, settings.channels, _notes(root))
 
 
@@ -199,7 +199,13 @@ def _notes(root: Path) -> tuple[str, ...]:
     )
 
 
-def _labels(path: Path, masks: Iterable[Path]) -> LabelMap:
+def labels_of(path: Path, masks: Iterable[Path]) -> LabelMap:
+    """Read a ``classes.yaml``.
+
+    Raises:
+        InputError: it is missing, and a line that would do for the masks is in the message; or it
+            is wrong.
+    """
     if archive.is_file(path):
         return LabelMap.from_yaml(path)
     ids: set[int] = set()

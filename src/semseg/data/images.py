@@ -5,9 +5,10 @@ Images:
     - Channels: 3 wanted from grey repeats it; 1 wanted from colour takes the luma of ITU-R 601.
       Palettes, CMYK, YCbCr and other colour spaces become RGB.
     - Transparency: alpha is dropped, colours stay as stored; nothing is blended onto a background.
-    - Depth: 16-bit grey is scaled over its full range, ``round(v / 257)``; 16-bit colour keeps its
-      high byte. 32-bit integers and floats have no known range and are refused;
-      :mod:`semseg.data.bands` reads them by a stated one.
+    - Depth: 16 bits, grey or colour, are scaled over their full range, ``round(v / 257)``; of TIFF
+      files that hold colours in planes the high byte is kept, or they are refused. 32-bit integers
+      and floats have no known range and are refused; :mod:`semseg.data.bands` reads them by a
+      stated one.
 
 Masks: the stored number of each pixel. A palette gives its indices, never its colours; colour
 images are refused. A GIF always has a palette, so one of greys alone counts as a grey image.
@@ -27,6 +28,8 @@ from PIL import ExifTags, Image, ImageOps
 from semseg.core import archive
 from semseg.core.checks import FileError, InputError
 from semseg.core.preprocess import ValueRange
+from semseg.data.deep import WORDS, deep_kind, join_bytes, turn_bytes, words_of
+from semseg.data.png import read_png
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # all lossless
@@ -57,7 +60,12 @@ def read_image(path: str | Path, channels: int = 3) -> NDArray[np.uint8]:
         FileError: the file is missing, damaged, not an image, or of a depth without a known range.
         InputError: another number of channels is wanted.
     """
-    return image_array(open_upright(Path(path), "image"), channels, path)
+    pixels = read_png(Path(path))
+    if pixels is None:
+        return image_array(open_upright(Path(path), "image"), channels, path)
+    if pixels.ndim == channels == 3:
+        return pixels
+    return image_array(Image.fromarray(pixels), channels, path)
 
 
 def image_array(
@@ -84,6 +92,8 @@ def image_array(
     if image.mode.startswith("I"):  # I, I;16, I;16B, ...
         grey = _to_8_bit(np.asarray(image), path)
         return np.repeat(grey[..., None], channels, axis=2)
+    if (words := words_of(image)) is not None:
+        image = Image.fromarray(_WORDS(words[..., :3] if words.shape[2] > 2 else words[..., 0]))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode not in ("L", "RGB"):
@@ -123,6 +133,9 @@ def read_mask(path: str | Path) -> NDArray[Any]:
     Raises:
         FileError: the file is missing, damaged, not an image, or holds colours instead of ids.
     """
+    indices = read_png(Path(path), indices=True)
+    if indices is not None and indices.ndim == 2:
+        return indices
     image = open_upright(Path(path), "mask")
     if image.mode == "1":
         return np.array(image).astype(np.uint8)
@@ -140,17 +153,22 @@ def read_mask(path: str | Path) -> NDArray[Any]:
 def open_upright(path: Path, what: str) -> Image.Image:
     """Decode a file wholly, so that damage shows here and not at some later access.
 
+    Returns:
+        The image; of 16-bit colours, which have 8 bits in it, :func:`semseg.data.deep.words_of`
+        gives the whole.
+
     Raises:
         FileError: the file is missing, damaged or not an image; ``what`` begins the message.
     """
     try:
         with Image.open(archive.openable(path)) as image:
-            image.load()
-            grey_gif = image.format == "GIF" and image.mode == "P" and _is_grey(image)
-            if grey_gif:
-                return image.convert("L")
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
-            return ImageOps.exif_transpose(image) if turned else image  # it copies even if not
+            kind = deep_kind(image, path)
+            upright = _decoded(image)
+        if kind is not None:
+            with Image.open(archive.openable(path)) as again:
+                turn_bytes(again, kind)
+                upright.info[WORDS] = join_bytes(kind, upright, _decoded(again))
+        return upright
     except FileNotFoundError as error:
         raise FileError(f"{what} {path} does not exist") from error
     except FileError:
@@ -159,6 +177,14 @@ def open_upright(path: Path, what: str) -> Image.Image:
         raise FileError(
             f"{what} {path} cannot be read: {error}; replace the file or take it out of the dataset"
         ) from error
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.format == "GIF" and image.mode == "P" and _is_grey(image):
+        return image.convert("L")
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+    return ImageOps.exif_transpose(image) if turned else image  # it copies even if not
 
 
 def _is_grey(image: Image.Image) -> bool:

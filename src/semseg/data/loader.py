@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from semseg.core.checks import InputError
+from semseg.core.clouds import Clouds
 from semseg.core.preprocess import Preprocessing
 from semseg.data.base import Sample, SegmentationDataset
+from semseg.data.clouds import pack
 from semseg.data.prepared import Prepared, Reading, SampleError, Transform, WatchedLoader, derive
 from semseg.data.transforms.mix import Mix
 
@@ -21,12 +23,12 @@ class Batch:
     """What a network is trained on.
 
     Args:
-        images: ``(N, C, H, W)`` float32, normalised.
-        masks: ``(N, H, W)`` int64 train ids and the ignore id.
+        images: ``(N, C, H, W)`` float32, normalised; or point clouds.
+        masks: ``(N, H, W)`` int64 train ids and the ignore id; ``(1, 1, N)`` of clouds' points.
         paths: file of each image.
     """
 
-    images: Tensor
+    images: Tensor | Clouds
     masks: Tensor
     paths: list[str]
 
@@ -103,7 +105,11 @@ def make_loader(
         batch_size=batch_size,
         sampler=order[start:],
         num_workers=workers,
-        collate_fn=_Collate(preprocessing),
+        collate_fn=(
+            _Pack(preprocessing, thin=transform is None)
+            if dataset.holds == "clouds"
+            else _Collate(preprocessing)
+        ),
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         # the loader draws a seed for its workers; not from the generator of this process
@@ -143,6 +149,18 @@ class _Collate:
             self.preprocessing(sample.image.as_subclass(Tensor), out=image)
             mask.copy_(sample.mask.as_subclass(Tensor))
         return Batch(images, masks, [sample.path for sample in samples])
+
+
+class _Pack:
+    """Makes a batch of point clouds."""
+
+    def __init__(self, preprocessing: Preprocessing, *, thin: bool) -> None:
+        self.preprocessing = preprocessing
+        self.thin = thin
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        clouds, masks = pack(samples, self.preprocessing, thin=self.thin)
+        return Batch(clouds, masks, [sample.path for sample in samples])
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

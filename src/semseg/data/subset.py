@@ -29,6 +29,8 @@ class Subset(SegmentationDataset):
         self.split = split or source.split
         self.notes = source.notes
         self.values = source.values
+        self.holds = source.holds
+        self.voxel = source.voxel
 
     def __len__(self) -> int:
         """Return the number of samples."""

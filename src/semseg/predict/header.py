@@ -128,7 +128,7 @@ def _notes(image: Image.Image, path: Path, channels: int) -> list[str]:
     notes = [] if image.mode == wanted else [f"{image.mode} to {wanted}"]
     deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if deep and image.mode in ("RGB", "RGBA"):
-        notes.append("16-bit colour to 8 bits")
+        notes.append("16-bit colour scaled to 8 bits")
     if "A" in image.getbands() or "transparency" in image.info:
         notes.append("alpha dropped")
     if _may_be_turned(image, path) and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

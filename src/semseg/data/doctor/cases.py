@@ -91,7 +91,7 @@ def cases_of(dataset: SegmentationDataset) -> Iterator[Case]:
 def _apart(dataset: PairDataset) -> bool:
     """Whether only the dataset can read its files: in an archive, or bands and not colours."""
     bands = dataset.values is not None or dataset.channels not in (1, 3)
-    return bands or archive.inside(dataset.root) is not None
+    return bands or any(archive.inside(image) is not None for image, _ in dataset.pairs[:1])
 
 
 def _is_plain(dataset: SegmentationDataset) -> bool:

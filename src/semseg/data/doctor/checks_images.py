@@ -20,7 +20,7 @@ def bit_depth(evidence: Evidence) -> Iterator[Finding]:
     held[8] += held.pop(1, 0)
     if len(held) < 2:
         if 16 in held:
-            text = "all images have 16 bits per channel; 16-bit grey is scaled to 8, colour cut"
+            text = "all images have 16 bits per channel, which are scaled to 8"
             yield Finding("bit_depth", "note", text)
         return
     usual = held.most_common(1)[0][0]

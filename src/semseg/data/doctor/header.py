@@ -90,7 +90,7 @@ def _bits(image: Image.Image) -> int:
     if image.mode in ("I", "F"):
         # Pillow opens 16-bit grey PNG files as I in some versions
         return 16 if image.format == "PNG" else 32
-    # deeper colour is cut to 8 bits when it is decoded; only the form in the file tells
+    # deeper colour becomes 8 bits when it is decoded; only the form in the file tells
     return 16 if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) else 8
 
 

@@ -12,6 +12,7 @@ from semseg.core.labels import LabelMap
 from semseg.data.transforms.config import AugmentConfig
 from semseg.data.transforms.geometric import ElasticGrid, Fill, Flip, Resize, ScaleCrop
 from semseg.data.transforms.photometric import ColorJitter, Noise
+from semseg.data.transforms.points import PointAugment
 
 
 def build_transform(
@@ -27,7 +28,7 @@ def build_transform(
         mean_fill: value per channel in [0, 1] where there is no image; the preprocessing's mean.
 
     Raises:
-        InputError: the hue shall change in images without colours.
+        InputError: the hue shall change in images without colours, or points are asked for.
 
     Example:
         >>> import torch
@@ -38,6 +39,8 @@ def build_transform(
         >>> image.shape, mask.shape
         (torch.Size([3, 8, 8]), torch.Size([8, 8]))
     """
+    if config.points != PointAugment():
+        raise InputError("augment.points is for point clouds and the data are images; leave it out")
     if config.hue and len(mean_fill) not in (1, 3):
         raise InputError(
             f"augment.hue needs images of 1 or 3 channels, got {len(mean_fill)}; set it to 0"

@@ -6,6 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semseg.data.transforms.points import PointAugment
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -87,6 +89,9 @@ class AugmentConfig(BaseModel):
 
     copy_paste_classes: tuple[str, ...] = ()
     """Names of the classes that are copied."""
+
+    points: PointAugment = PointAugment()
+    """Augmentation of point clouds; everything above is for images."""
 
     @model_validator(mode="after")
     def _check_mix(self) -> Self:
