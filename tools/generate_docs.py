@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -18,10 +19,11 @@ from semseg.cli.recipe_help import recipe_keys
 from semseg.data import dataset_entry, list_datasets
 from semseg.models import list_models, model_entry
 from semseg.models.base import Entry
-from semseg.models.summary import in_words, summarize
+from semseg.models.summary import in_words, size_in_words, summarize
 from semseg.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
 PACKAGES = (
     "semseg",
     "semseg.models",
@@ -134,7 +136,6 @@ def _string_below(package: str, name: str) -> str | None:
 
 def _section(e: Entry) -> str:
     summary = summarize(e.name)
-    height, width = e.paper_size
     heads = ", ".join(f"`{k}` {' x '.join(map(str, v))}" for k, v in summary.heads.items())
     file = "/".join(e.cls.__module__.split("."))
     lines = [
@@ -144,10 +145,10 @@ def _section(e: Entry) -> str:
         "",
         f"- family: {e.family}, file: [`{file}.py`](../src/{file}.py)",
         f"- parameters: {summary.parameters:,} at {e.config.num_classes} classes",
-        f"- cost: {summary.flops / 1e9:.2f} GFLOP for one {height} x {width} image "
+        f"- cost: {summary.flops / 1e9:.2f} GFLOP for one {size_in_words(e)} "
         "(a multiplication and an addition count 2)",
         f"- outputs: {heads}; output stride {summary.output_stride}; "
-        f"one score sees {in_words(summary.receptive_field)}",
+        f"one score sees {in_words(summary.receptive_field, e.takes)}",
         f"- verified by: {e.verified}",
     ]
     if e.repository:
@@ -162,6 +163,24 @@ def _link(e: Entry) -> str:
     return f"{e.title} ({e.paper})"
 
 
+def camvid_results() -> str:
+    """Return one line per network that was trained on CamVid, best first."""
+    lines = [
+        "| network | epochs | val mIoU | 95 % interval | published, test mIoU |",
+        "|---|---|---|---|---|",
+    ]
+    held = {path.stem.removeprefix("camvid_"): path for path in RESULTS.glob("camvid_*.json")}
+    runs = {n: json.loads(p.read_text()) for n, p in held.items() if n in list_models()}
+    for name, run in sorted(runs.items(), key=lambda item: -item[1]["miou"]):
+        known = [p for p in model_entry(name).published if p.dataset == "CamVid test"]
+        paper = "; ".join(f"{p.miou} ({p.source})" for p in known) or "none for this form"
+        low, high = (f"{100 * x:.1f}" for x in run.get("interval_95", (float("nan"),) * 2))
+        score, spread = f"{100 * run['miou']:.1f}", f"{low} to {high}"
+        spread = "not drawn" if low == "nan" else spread
+        lines.append(f"| `{name}` | {run['epochs']} | {score} | {spread} | {paper} |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "network families": network_families,
     "network table": network_table,
@@ -169,8 +188,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "datasets": dataset_table,
     "recipe keys": recipe_table,
     "public names": public_names,
+    "camvid results": camvid_results,
 }
-FILES = ("README.md", "docs/networks.md", "docs/recipes.md", "docs/data.md", "docs/api.md")
+FILES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("networks", "recipes", "data", "api", "training")),
+)
 
 
 def fill(text: str) -> str:

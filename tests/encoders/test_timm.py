@@ -71,6 +71,60 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     assert build_encoder("test_vit").preprocessing.mean == (0.5, 0.5, 0.5)
 
 
+# ---- transformers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224.ms_in1k", "beit_base_patch16_224", "test_vit"]
+)
+def test_attention_takes_any_size(name: str) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(name).eval()
+        for size in ((224, 224), (64, 96), (32, 160), (352, 288)):
+            for feature, stride in zip(
+                encoder(torch.empty(1, 3, *size)), encoder.strides, strict=True
+            ):
+                assert feature.shape[2:] == (size[0] // stride, size[1] // stride)
+
+
+def test_a_beit_is_told_how_many_patches_come() -> None:
+    with torch.device("meta"):
+        encoder = build_encoder("beit_base_patch16_224").eval()
+        encoder(torch.empty(1, 3, 64, 96))
+    assert {block.attn.grid for block in encoder.trunk.model.blocks} == {(4, 6)}
+
+
+def test_features_of_a_plain_transformer_are_spread_over_its_blocks() -> None:
+    encoder = build_encoder("test_vit")
+    assert encoder.is_plain
+    assert len(encoder.strides) == 3
+    with torch.device("meta"):
+        deeper = build_encoder("vit_small_patch14_dinov2")
+        largest = build_encoder("vit_large_patch14_dinov2")
+    for held, places in ((deeper, [3, 5, 7, 11]), (largest, [7, 11, 15, 23])):
+        held.spread()
+        assert held.trunk.out_indices == places
+        assert held.strides == (14, 14, 14, 14)
+    seen = []
+    for block in encoder.trunk.model.blocks:
+        block.register_forward_hook(lambda _, __, output: seen.append(output))
+    encoder.eval().spread()
+    with torch.no_grad():
+        features = encoder(image(1, 3, 64, 64))
+    assert len(features) == len(encoder.channels) == 4
+    for feature, place in zip(features, encoder.trunk.out_indices, strict=True):
+        patches = seen[place][:, -16:].transpose(1, 2).reshape(feature.shape)
+        torch.testing.assert_close(feature, patches)
+    assert not build_encoder("test_resnet").is_plain
+
+
+def test_too_few_blocks_cannot_be_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = build_encoder("test_vit")
+    monkeypatch.setattr(encoder.trunk.model, "blocks", nn.ModuleList([nn.Identity()] * 3))
+    with pytest.raises(InputError, match="'test_vit' has 3 blocks; four features need 4"):
+        encoder.spread()
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 
@@ -81,6 +135,8 @@ def test_preprocessing_is_that_of_the_weights() -> None:
         ("test_mambaout", 16, "'test_mambaout' cannot have output_stride 16; use 32, or a trunk"),
         ("test_resnet", 4, "output_stride must be 8, 16 or 32, got 4"),
         ("cait_xxs24_224", 32, "takes one image size only; use a trunk for any size, e.g."),
+        ("maxvit_tiny_tf_224", 32, "takes one image size only; use a trunk for any size, e.g."),
+        ("beit_base_patch16_224", 16, "'beit_base_patch16_224' cannot have output_stride 16; use"),
     ],
 )
 def test_what_a_trunk_cannot_do_is_refused(name: str, output_stride: int, message: str) -> None:

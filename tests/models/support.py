@@ -50,12 +50,20 @@ def image(batch: int, channels: int, height: int, width: int) -> Tensor:
     return values.reshape(batch, channels, height, width).float()
 
 
-def images_for(model: nn.Module, batch: int = 1, height: int = 64, width: int = 96) -> Tensor:
-    """Noise of a size that the network takes; not square, so that H and W cannot be confused."""
-    least = model.min_size
-    return image(
-        batch, model.config.in_channels, max(height, least), max(width, least + least // 2)
-    )
+def images_for(model: nn.Module, batch: int = 1, height: int = 64, width: int = 96) -> Any:
+    """Noise that the network takes; see :mod:`tests.models.kinds`."""
+    return _kind(model).enough(model, batch, height, width)
+
+
+def target_for(images: Any, classes: int, model: nn.Module | None = None) -> Tensor:
+    """Random train ids for a batch, some of them ignored."""
+    return _kind(model).target(images, classes)
+
+
+def _kind(model: nn.Module | None) -> Any:
+    from tests.models.kinds import Images, kind_of  # which needs the noise of this module
+
+    return Images if model is None else kind_of(model)
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -99,15 +107,6 @@ def criterion(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target, ignore_index=255)
 
 
-def target_for(images: Tensor, classes: int) -> Tensor:
-    """Random train ids at the images' size, the first row ignored."""
-    shape = (images.shape[0], *images.shape[-2:])
-    values = noise(shape[0] * shape[1] * shape[2], 7).reshape(shape)
-    target = ((values + 1) / 2 * classes).long()
-    target[:, 0] = 255
-    return target
-
-
 def without_dropout(model: nn.Module) -> nn.Module:
     """Set every dropout rate to 0, in place, so that train mode has one output."""
     for module in model.modules():
@@ -118,7 +117,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def outputs(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
+def outputs(model: nn.Module, images: Any) -> dict[str, dict[str, Tensor]]:
     """Return the heads in both modes, in float64, and the full-size ``output`` of eval mode.
 
     float64 leaves no pooling or attention to chance; train mode shows batch statistics.
@@ -127,7 +126,7 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
     with torch.no_grad():
         evaluated = model.eval().forward_heads(model.pad(images))
         # what forward() does with them; computing the heads once is enough
-        evaluated["output"] = model.full_size(evaluated["logits"], images.shape[-2:])
+        evaluated["output"] = model.full_size(evaluated["logits"], _kind(model).size(images))
         trained = model.train().forward_heads(model.pad(images))
     return {"eval": evaluated, "train": trained}
 
@@ -176,7 +175,7 @@ def write_expected(
         name: registry name of the network.
         origin: where the numbers come from: a reference implementation and its version.
         settings: config fields of the network that they belong to.
-        size: ``(N, C, H, W)`` of the image made by :func:`image`.
+        size: ``(N, C, H, W)`` of the image made by :func:`image`, or what makes the clouds.
         outputs: by mode (``"eval"``, ``"train"``), the heads of that mode.
     """
     record = {

@@ -14,6 +14,7 @@ from semseg.core.checks import InputError, SettingError, UnknownNameError
 from semseg.models import create_model
 from semseg.models.base import Entry
 from tests.models.conftest import Build
+from tests.models.kinds import kind_of
 from tests.models.support import images_for
 
 SECTIONS = ("Paper", "Shapes", "Parameters", "Deviations")
@@ -75,19 +76,11 @@ def test_impossible_settings_are_refused(name: str, setting: dict, message: str)
         create_model(name, **setting)
 
 
-def test_images_it_cannot_take_are_refused(build: Build) -> None:
+def test_inputs_it_cannot_take_are_refused(build: Build) -> None:
     model = build(in_channels=3)
-    owner, good = type(model).__name__, images_for(model)
-    with pytest.raises(InputError, match="takes 3 channels, got 4; create it with in_channels=4"):
-        model(torch.cat([good, good[:, :1]], dim=1))
-    with pytest.raises(InputError, match=r"add the batch dimension with images\[None\]"):
-        model(good[0])
-    with pytest.raises(SettingError, match=f"{owner} takes normalised float images, got torch.u"):
-        model(good.to(torch.uint8))
-    if model.min_size > 1:
-        least = model.min_size
-        with pytest.raises(InputError, match=f"at least {least} x {least} pixels"):
-            model(good[..., : least - 1, :])
+    for inputs, error, message in kind_of(model).refused(model, images_for(model)):
+        with pytest.raises(error, match=message):
+            model(inputs)
 
 
 def test_any_encoder_can_be_taken(entry: Entry, build: Build) -> None:

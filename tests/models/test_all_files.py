@@ -13,6 +13,7 @@ from semseg.core.checks import SemsegError
 from semseg.core.labels import LabelMap
 from semseg.models.base import Entry, settings_of
 from tests.models.conftest import Build
+from tests.models.kinds import kind_of
 from tests.models.support import images_for
 
 
@@ -59,10 +60,11 @@ def test_onnx_computes_the_same(build: Build, tmp_path: Path) -> None:
 
     model = build()
     images = images_for(model)
+    feed = {name: tensor.numpy() for name, tensor in kind_of(model).feed(images).items()}
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (images,), path, dynamo=True, input_names=["images"])
+    torch.onnx.export(model, (images,), path, dynamo=True, input_names=list(feed))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"images": images.numpy()})
+    (got,) = session.run(None, feed)
     with torch.inference_mode():
         want = model(images)
     torch.testing.assert_close(

@@ -16,6 +16,7 @@ from semseg.models import create_model, list_models
 from semseg.models.base import Entry, SegmentationModel
 from tests.models import support
 from tests.models.conftest import Build
+from tests.models.kinds import kind_of
 from tests.models.support import images_for
 
 
@@ -25,10 +26,10 @@ def test_output_is_finite_logits_at_image_size(build: Build) -> None:
     kept, state = images.clone(), {k: v.clone() for k, v in model.state_dict().items()}
     with torch.inference_mode():
         logits = model(images)
-    assert logits.shape == (1, model.config.num_classes, *images.shape[-2:])
+    assert logits.shape == kind_of(model).shape_of_scores(images, model.config.num_classes)
     assert logits.dtype == images.dtype
     assert logits.isfinite().all()
-    assert torch.equal(images, kept), "forward changed its input"
+    assert kind_of(model).same(images, kept), "forward changed its input"
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()), (
         "prediction changed the network"
     )
@@ -36,12 +37,10 @@ def test_output_is_finite_logits_at_image_size(build: Build) -> None:
 
 def test_odd_and_least_sizes_work(build: Build) -> None:
     model = build()
-    least = model.min_size
-    for height, width in ((67, 91), (least, least), (least + 1, least + 2)):
-        images = support.image(1, model.config.in_channels, max(height, least), max(width, least))
+    for images in kind_of(model).odd_and_least(model):
         with torch.inference_mode():
             logits = model(images)
-        assert logits.shape[-2:] == images.shape[-2:]
+        assert logits.shape == kind_of(model).shape_of_scores(images, model.config.num_classes)
         assert logits.isfinite().all()
 
 
@@ -60,9 +59,9 @@ def test_padding_is_cut_off_again(build: Build) -> None:
 def test_any_number_of_channels_works(build: Build, channels: int) -> None:
     model = build(in_channels=channels)
     images = images_for(model)
-    assert images.shape[1] == channels
     with torch.inference_mode():
-        assert model(images).shape[-2:] == images.shape[-2:]
+        logits = model(images)
+    assert logits.shape == kind_of(model).shape_of_scores(images, model.config.num_classes)
 
 
 def test_images_of_a_batch_do_not_meet(build: Build) -> None:
@@ -70,7 +69,7 @@ def test_images_of_a_batch_do_not_meet(build: Build) -> None:
     images = images_for(model, batch=2).double()
     with torch.inference_mode():
         together = model(images)
-        alone = torch.cat([model(image[None]) for image in images])
+        alone = torch.cat([model(image) for image in kind_of(model).singly(images)])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6 * together.std().item())
 
 
@@ -87,12 +86,13 @@ def test_matches_the_recorded_output(
             "which --accept does not replace; delete the file if that reference is gone"
         )
         settings = {"num_classes": 5} | dict(entry.small)
-        images = images_for(build(), batch=2)
+        size = kind_of(build()).recorded_size(build())
+        images = kind_of(build()).of_size(*size)
         support.write_expected(
             name,
             origin=support.OURS,
             settings=settings,
-            size=tuple(images.shape),
+            size=size,
             outputs=support.outputs(build(), images),
         )
         return
@@ -103,7 +103,7 @@ def test_matches_the_recorded_output(
     assert record["outputs"]["eval"].keys() >= {"logits"}
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in record["settings"].items()}
     model = support.fill(create_model(name, **settings))
-    got = support.outputs(model, support.image(*record["size"]))
+    got = support.outputs(model, kind_of(model).of_size(*record["size"]))
     for mode, heads in record["outputs"].items():
         for head, described in heads.items():
             support.assert_described(got[mode][head], described, f"{head} in {mode} mode")
@@ -127,7 +127,7 @@ def test_every_parameter_gets_a_gradient_from_the_networks_loss(build: Build, cl
     images = images_for(model, batch=2, height=61)  # not a multiple: the loss crops the padding
     heads = model.forward_heads(model.pad(images))
     assert heads["logits"].shape[1] == classes
-    terms = model.loss(heads, support.target_for(images, classes), support.criterion)
+    terms = model.loss(heads, support.target_for(images, classes, model), support.criterion)
     assert all(term.dim() == 0 and term.isfinite() for term in terms.values())
     sum(terms.values()).backward()
     trained = {k: p for k, p in model.named_parameters() if p.requires_grad}

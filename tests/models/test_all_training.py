@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from semseg.core.preprocess import IMAGENET
-from semseg.data import build_dataset
 from semseg.models import create_model
 from semseg.models.base import Entry, SegmentationModel
 from tests.models import support
+from tests.models.kinds import CLASSES, kind_of
 
 RATES = (2e-3, 1e-2, 5e-4, 3e-2)
 """Of Adam; networks differ in the one they like, and one that suits is enough."""
 
 STEPS = 40
-CLASSES = 8
-
-
-def scenes(model: SegmentationModel, count: int = 2) -> tuple[Tensor, Tensor]:
-    """Return normalised images and their masks, of a size that the network takes."""
-    height, width = (max(side, model.min_size) for side in (64, 96))
-    made = build_dataset(
-        "synthetic", "train", length=count, size=(height, width), difficulty="easy"
-    )
-    images = torch.stack([made[i].image.float() / 255 for i in range(count)])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
-    grey_or_more = ((images - mean) / std)[:, [i % 3 for i in range(model.config.in_channels)]]
-    return grey_or_more, torch.stack([made[i].mask.long() for i in range(count)])
 
 
 def losses(model: SegmentationModel, rate: float) -> list[float]:
     """Train on the same scenes and return the loss of every step."""
-    images, target = scenes(model)
+    images, target = kind_of(model).scenes(model)
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=rate)
     model.train()
     seen = []

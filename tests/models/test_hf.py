@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,68 +22,66 @@ from semseg.models.hf_kinds import KINDS
 from tests.models import support
 
 Save = Callable[..., nn.Module]
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Save:
+def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Save:
     """Build a small network of transformers, filled with noise, and save it in ``tmp_path``."""
-    hf = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
+    for name in ("maskformer", "mask2former", "eomt"):  # scipy is for their losses alone
+        module = import_module(f"transformers.models.{name}.modeling_{name}")
+        monkeypatch.setattr(module, "requires_backends", lambda *_: None)
 
-    def segformer(**settings: Any) -> nn.Module:
-        known = {"decoder_hidden_size": 16, "num_labels": 5, **settings}
-        return hf.SegformerForSemanticSegmentation(hf.SegformerConfig(**known))
-
-    def dpt(**settings: Any) -> nn.Module:
-        known = {
-            "hidden_size": 64,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 2,
-            "intermediate_size": 192,
-            "backbone_out_indices": [0, 2, 3, 5],
-            "image_size": 64,
-            "neck_hidden_sizes": [8, 12, 16, 16],
-            "fusion_hidden_size": 8,
-            "use_batch_norm_in_fusion_residual": True,
-            "num_labels": 5,
-            **settings,
-        }
-        return hf.DPTForSemanticSegmentation(hf.DPTConfig(**known))
-
-    def upernet(**settings: Any) -> nn.Module:
-        shape = {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]}
-        act = settings.pop("act", "gelu")
-        trunk = hf.ConvNextConfig(out_features=STAGES, hidden_act=act, **shape)
-        config = {"backbone_config": trunk, "hidden_size": 16, "num_labels": 5}
-        return hf.UperNetForSemanticSegmentation(hf.UperNetConfig(**{**config, **settings}))
-
-    def swin(**settings: Any) -> nn.Module:
-        trunk = hf.SwinConfig(embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, out_features=STAGES)
-        return upernet(backbone_config=trunk, **settings)
-
-    kinds = {"segformer": segformer, "dpt": dpt, "upernet": upernet, "swin": swin}
+    from tests.models.hf_networks import NETWORKS
 
     def build(kind: str, **settings: Any) -> nn.Module:
-        model = support.fill(kinds[kind](**settings))
+        model = support.fill(NETWORKS[kind](**settings))
+        if kind == "eomt":
+            model.attn_mask_probs.zero_()  # as at the end of training
         model.save_pretrained(tmp_path)
         return model
 
     return build
 
 
-@pytest.mark.parametrize("kind", ["segformer", "dpt", "upernet"])
+@pytest.mark.parametrize("kind", ["segformer", "dpt", "upernet", "upernet_swin"])
 def test_a_saved_folder_computes_the_same(kind: str, save: Save, tmp_path: Path) -> None:
     theirs = save(kind).double()
     assert is_hf_folder(tmp_path)
     ours = load(tmp_path)
     assert not ours.training
-    images = support.image(1, 3, 96, 96).double()  # another size than that of the positions
+    # another size than that of positions; theirs of DPT takes squares alone; windows do not fit
+    size = (96, 96) if kind == "dpt" else (96, 64)
+    images = support.image(1, 3, *size).double()
     with torch.no_grad():
         want = theirs(images).logits
         got = ours.double()(images)
-    size, corners = (96, 96), ours.align_corners
-    want = F.interpolate(want, size, mode="bilinear", align_corners=corners)
+    want = F.interpolate(want, size, mode="bilinear", align_corners=ours.align_corners)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.std().item())
+
+
+MASKS = ["maskformer", "maskformer_resnet", "mask2former", "mask2former_resnet", "eomt"]
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_saved_folder_predicts_the_same_masks(kind: str, save: Save, tmp_path: Path) -> None:
+    theirs = save(kind).double().eval()
+    ours = load(tmp_path)
+    assert not ours.training
+    size = (96, 96) if kind == "eomt" else (64, 96)  # windows do not divide the latter
+    images = support.image(2, 3, *size).double()
+    with torch.no_grad():
+        want = theirs(images)
+        got = ours.double().forward_heads(images)
+    for name, held in (
+        ("masks", want.masks_queries_logits),
+        ("classes", want.class_queries_logits),
+    ):
+        tolerance = 1e-4 * held.std().item()
+        torch.testing.assert_close(got[name], held, rtol=1e-4, atol=tolerance)
+    classes, masks = want.class_queries_logits, want.masks_queries_logits
+    scores = torch.einsum("nqk,nqhw->nkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
+    torch.testing.assert_close(got["logits"], scores.log(), rtol=1e-4, atol=1e-4)
 
 
 def test_settings_are_taken_over(save: Save, tmp_path: Path) -> None:
@@ -97,6 +96,28 @@ def test_settings_are_taken_over(save: Save, tmp_path: Path) -> None:
     assert load_hf(tmp_path).config.num_classes == 2
 
 
+def test_settings_of_networks_of_masks_are_taken_over(save: Save, tmp_path: Path) -> None:
+    save("maskformer", trunk={"num_channels": 4}, decoder_config={"num_queries": 9})
+    config = load_hf(tmp_path).config
+    assert (config.encoder, config.in_channels, config.num_classes) == ("swin_smallest", 4, 5)
+    assert (config.width, config.queries, config.layers) == (32, 9, 2)
+    save("mask2former_resnet", train_num_points=99)
+    config = load_hf(tmp_path).config
+    assert (config.encoder, config.width, config.queries) == ("resnet18", 32, 7)
+    assert (config.pixel_layers, config.query_layers, config.points) == (2, 3, 99)
+
+
+def test_masks_that_still_act_in_prediction_are_refused(save: Save, tmp_path: Path) -> None:
+    save("eomt")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["attn_mask_probs"][-1] = 0.5
+    save_file(tensors, file)
+    wrong = "has attn_mask_probs other than zero; load_hf takes zeros alone"
+    with pytest.raises(InputError, match=wrong):
+        load_hf(tmp_path)
+
+
 def test_the_older_file_is_read(save: Save, tmp_path: Path) -> None:
     save("dpt")
     new = load_hf(tmp_path).state_dict()
@@ -107,6 +128,9 @@ def test_the_older_file_is_read(save: Save, tmp_path: Path) -> None:
     assert all(torch.equal(old[key], tensor) for key, tensor in new.items())
 
 
+RELU = {"trunk": {"hidden_act": "relu"}}
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
@@ -115,8 +139,15 @@ def test_the_older_file_is_read(save: Save, tmp_path: Path) -> None:
         ("dpt", {"readout_type": "add"}, "has readout_type='add'; load_hf takes 'project' alone"),
         ("dpt", {"backbone_out_indices": [1, 2, 3, 5]}, "backbone_out_indices=(1, 2, 3, 5); load"),
         ("upernet", {"pool_scales": [1, 2]}, "has pool_scales=(1, 2); load_hf takes (1, 2, 3, 6)"),
-        ("upernet", {"act": "relu"}, "has hidden_act='relu'; load_hf takes 'gelu' alone"),
-        ("swin", {}, "has a trunk (swin) with hidden_sizes=None, depths=(1, 1, 1, 1); load_hf tak"),
+        ("upernet", RELU, "has hidden_act='relu'; load_hf takes 'gelu' alone"),
+        ("upernet", {"trunk": {"depths": [1] * 4}}, "depths=(1, 1, 1, 1); load_hf takes convnext_"),
+        ("upernet_swin", RELU, "has hidden_act='relu'; load_hf takes 'gelu' alone"),
+        (
+            "upernet_swin",
+            {"trunk": {"window_size": 5}},
+            "has a trunk (swin) with embed_dim=16, depths=(1, 2, 1, 2), num_heads=(1, 2, 2, 4), "
+            "window_size=5; load_hf takes swin_tiny, swin_small, ",
+        ),
     ],
 )
 def test_settings_without_an_equal_are_refused(
@@ -124,6 +155,90 @@ def test_settings_without_an_equal_are_refused(
 ) -> None:
     save(kind, **settings)
     with pytest.raises(InputError, match=re.escape(message)):
+        load_hf(tmp_path)
+
+
+SWIN = {
+    "patch_size": 2,
+    "mlp_ratio": 2.0,
+    "qkv_bias": False,
+    "use_absolute_embeddings": True,
+    "hidden_act": "relu",
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+RESNET = {
+    "embedding_size": 32,
+    "downsample_in_bottleneck": True,
+    "downsample_in_first_stage": True,
+    "hidden_act": "gelu",
+    "out_features": ["stage4"],
+}
+OTHERS = {
+    "MaskFormerForInstanceSegmentation": {
+        "decoder_config.model_type": "other",
+        "decoder_config.decoder_attention_heads": 4,
+        "decoder_config.decoder_ffn_dim": 64,
+        "decoder_config.activation_function": "gelu",
+    },
+    "Mask2FormerForUniversalSegmentation": {
+        "feature_strides": [4, 8],
+        "common_stride": 8,
+        "encoder_feedforward_dim": 64,
+        "dim_feedforward": 64,
+        "num_attention_heads": 4,
+        "activation_function": "gelu",
+        "pre_norm": True,
+        "enforce_input_projection": True,
+    },
+}
+EOMT = {
+    "patch_size": 14,
+    "num_register_tokens": 0,
+    "num_upscale_blocks": 1,
+    "mlp_ratio": 2,
+    "use_swiglu_ffn": True,
+    "hidden_act": "relu",
+    "layer_norm_eps": 1e-5,
+}
+
+
+def wrong_settings() -> Iterator[tuple[str, str, Any, str | None]]:
+    for name, own in OTHERS.items():
+        for trunk, inner in (("swin", SWIN), ("resnet", RESNET)):
+            yield from ((name, key, value, trunk) for key, value in (own | inner).items())
+    for key, value in SWIN.items():
+        yield "UperNetForSemanticSegmentation", key, value, "swin"
+    for key, value in EOMT.items():
+        yield "EomtForUniversalSegmentation", key, value, None
+
+
+@pytest.mark.parametrize(("owner", "key", "value", "trunk"), [*wrong_settings()])
+def test_what_would_compute_something_else_is_refused(
+    owner: str, key: str, value: Any, trunk: str | None, tmp_path: Path
+) -> None:
+    described: dict[str, Any] = {"architectures": [owner]}
+    if trunk is not None:
+        described["backbone_config"] = {"model_type": trunk}
+    place = described
+    if trunk is not None and key not in OTHERS.get(owner, {}):
+        place = described["backbone_config"]
+    *way, last = key.split(".")
+    for part in way:
+        place = place.setdefault(part, {})
+    place[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    shown = tuple(value) if isinstance(value, list) else value
+    with pytest.raises(InputError, match=re.escape(f"has {key}={shown!r}; load_hf takes ")):
+        load_hf(tmp_path)
+
+
+def test_other_trunks_are_refused(tmp_path: Path) -> None:
+    described = {
+        "architectures": ["Mask2FormerForUniversalSegmentation"],
+        "backbone_config": {"model_type": "convnext"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="a trunk of kind convnext; load_hf takes swin, resnet"):
         load_hf(tmp_path)
 
 
@@ -145,6 +260,9 @@ def test_tensors_that_do_not_fit_are_refused(save: Save, tmp_path: Path) -> None
         load_hf(tmp_path)
     save_file({k: v for k, v in tensors.items() if "classifier" not in k}, file)
     with pytest.raises(FileError, match=r"2 tensors are missing \(first: head\.classify\.weight"):
+        load_hf(tmp_path)
+    save_file({k: v for k, v in tensors.items() if "batch_norm.running_mean" not in k}, file)
+    with pytest.raises(FileError, match=r"1 tensors are missing \(first: head\.norm\.running_mean"):
         load_hf(tmp_path)
     save_file({**tensors, "extra": torch.zeros(2)}, file)
     with pytest.raises(FileError, match=r"it has no extra of shape \(2,\)"):

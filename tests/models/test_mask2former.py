@@ -10,13 +10,10 @@ from torch import nn
 
 from semseg.core.checks import InputError
 from semseg.models import create_model
-from semseg.models.transformer.mask2former import (
-    DeformableAttention,
-    QueryAttention,
-    centres,
-    inside,
-    sine_positions,
-)
+from semseg.models.transformer import queries
+from semseg.models.transformer.mask2former import DeformableAttention, centres, inside
+from semseg.models.transformer.matching import POINTS
+from semseg.models.transformer.queries import QueryAttention, sine_positions
 from tests.models import support
 
 SMALL = {
@@ -95,6 +92,10 @@ def test_heads_start_by_looking_to_eight_sides() -> None:
     torch.testing.assert_close(start[2, 2, 3], torch.tensor([0.0, 4.0]), atol=1e-6, rtol=0)
     assert not attention.offsets.weight.any()
     assert not attention.shares.weight.any()
+    limit = (6 / (16 + 16)) ** 0.5
+    for layer in (attention.values, attention.out):
+        assert layer.weight.abs().max().item() == pytest.approx(limit, rel=0.05)
+        assert not layer.bias.any()
 
 
 def test_positions_are_those_of_the_first_transformer() -> None:
@@ -149,6 +150,28 @@ def test_the_loss_is_over_every_prediction() -> None:
         worse = model.loss(heads, target, support.criterion)
     assert terms.keys() == {"classes", "masks", "dice"}
     assert worse["classes"] > terms["classes"] + 100
+
+
+def test_masks_belong_to_the_padded_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("mask2former", **SMALL)
+    images = support.image(2, 3, 61, 40)
+    seen = []
+    plain = queries.total_loss
+    monkeypatch.setattr(queries, "total_loss", lambda *a: (seen.append(a), plain(*a))[1])
+    with torch.no_grad():
+        heads = model.forward_heads(model.pad(images))
+        model.loss(heads, support.target_for(images, 5), support.criterion)
+    predictions, _, num_classes, size, weights, comparison = seen[0]
+    assert (len(predictions), num_classes, size) == (5, 5, (64, 64))
+    assert weights == (2.0, 5.0, 5.0, 0.1, 64)
+    assert comparison is POINTS
+
+
+def test_what_is_kept_from_weight_decay() -> None:
+    model = create_model("mask2former", **SMALL)
+    assert model.no_weight_decay() == {"queries", "query_places", "scale"}
+    over_swin = create_model("mask2former", **{**SMALL, "encoder": "swin_smallest"})
+    assert "encoder.stages.0.0.attn.relative_position_bias_table" in over_swin.no_weight_decay()
 
 
 def test_count_of_the_parts() -> None:

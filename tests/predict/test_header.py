@@ -112,7 +112,8 @@ def test_bands(tmp_path: Path) -> None:
 
 
 def saved(path: Path, mode: str, **options: object) -> Path:
-    Image.new("RGB", (6, 4), (200, 100, 50)).convert(mode).save(path, **options)  # type: ignore[arg-type]
+    picture = Image.new("RGB", (6, 4), (200, 100, 50)).convert(mode)
+    picture.save(path, **options)  # type: ignore[arg-type]
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from semseg.cli import main
 from semseg.core.checkpoint import WeightsInfo, save_weights
 from semseg.core.checks import FileError, InputError, UnknownNameError
 from semseg.core.clouds import Clouds
@@ -186,3 +187,18 @@ def test_what_a_predictor_takes(tmp_path: Path) -> None:
     save_weights(tmp_path / "unet.safetensors", model.state_dict(), info)
     with pytest.raises(InputError, match="holds unet, which labels images and not points"):
         PointPredictor(tmp_path / "unet.safetensors")
+
+
+def test_the_command_predicts_clouds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "scans").mkdir()
+    run = weights(tmp_path / "run", None)
+    np.save(tmp_path / "scans/a.npy", room())
+    (tmp_path / "scans/b.npy").write_bytes(b"")
+    out = tmp_path / "out"
+    call = ["predict", str(run), str(tmp_path / "scans"), "--out", str(out), "--device", "cpu"]
+    assert main(call) == 3
+    told = capsys.readouterr()
+    assert told.out.strip() == f"1 clouds, 1 failed; written to {out}"
+    assert "b.npy" in told.err
+    assert (out / "a.ply").is_file()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +10,11 @@ import pytest
 from PIL import Image
 
 from semseg.core.checks import FileError, InputError
-from semseg.core.preprocess import ValueRange
-from semseg.data.bands import read_any
 from semseg.predict import raster_files
-from semseg.predict.raster_files import Raster, open_raster
-from semseg.predict.raster_values import ByteRule
+from semseg.predict.raster_files import open_raster
+from tests.predict.raster_support import SIZE, TILES, WINDOWS, georeferenced, numbers, save, whole
 
 tifffile: Any = pytest.importorskip("tifffile")
-
-SIZE = 83, 121
-WINDOWS = [(0, 0, 83, 121), (0, 0, 16, 16), (5, 7, 40, 64), (50, 100, 33, 21), (82, 120, 1, 1)]
-TILES = {"tile": (32, 48), "compression": "zlib"}
-
-
-def numbers(bands: int, dtype: str = "uint8") -> np.ndarray:
-    draw = np.random.default_rng(3)
-    if np.dtype(dtype).kind == "f":
-        return draw.normal(0, 100, (*SIZE, bands)).astype(dtype)
-    return draw.integers(
-        0, np.iinfo(dtype).max, (*SIZE, bands), dtype=np.dtype(dtype).newbyteorder("=")
-    )
-
-
-def save(path: Path, values: np.ndarray, **settings: Any) -> Path:
-    """A TIFF of ``(H, W, bands)``."""
-    bands = values.shape[2]
-    colours = bands == 3 and values.dtype.kind == "u"
-    settings = {"photometric": "rgb" if colours else "minisblack", "metadata": None} | settings
-    if bands > 1:
-        settings |= {"planarconfig": "contig"}
-    tifffile.imwrite(path, values[..., 0] if bands == 1 else values, **settings)
-    return path
-
-
-def whole(raster: Raster) -> np.ndarray:
-    return raster.window(0, 0, *raster.size)[0]
-
-
-def georeferenced(path: Path, values: np.ndarray, **more: Any) -> Path:
-    """A GeoTIFF of ``(H, W, bands)``."""
-    rasterio = pytest.importorskip("rasterio", reason="the extra big is not installed")
-    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 4e6)}
-    height, width, bands = values.shape
-    shape = {"height": height, "width": width, "count": bands, "dtype": values.dtype.name}
-    interpretation = more.pop("colorinterp", None)
-    mask = more.pop("mask", None)
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "w", driver="GTiff", **shape, **(place | more)) as file,
-    ):
-        file.write(np.moveaxis(values, 2, 0))
-        if interpretation:
-            file.colorinterp = [rasterio.enums.ColorInterp[name] for name in interpretation]
-        if mask is not None:
-            file.write_mask(mask)
-    return path
-
 
 KINDS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "one strip": (3, "uint8", {}),
@@ -163,6 +109,21 @@ def test_a_block_is_decoded_once_for_all_windows_around_it(tmp_path: Path) -> No
         for x in range(0, 96, 16):
             raster.window(y, x, 19, 25)
     assert len(fetched) == len(set(fetched)) == 9
+    raster.close()
+
+
+def test_as_many_blocks_are_kept_as_the_budget_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raster_files, "CACHE", 3 * 32 * 48 * 3)
+    save(tmp_path / "a.tif", numbers(3), **TILES)
+    raster = open_raster(tmp_path / "a.tif", 3)
+    for _ in range(3):
+        assert np.array_equal(whole(raster), numbers(3))
+        for x in range(0, 96, 48):
+            raster.window(0, x, 32, 48)
+    raster.window(32, 0, 32, 48)
+    assert list(raster._cache) == [(0, 0), (0, 48), (32, 0)]
     raster.close()
 
 
@@ -296,217 +257,3 @@ class TestZarr:
         (tmp_path / "empty").mkdir()
         with pytest.raises(FileError, match=r"empty cannot be read: .*; replace the file$"):
             open_raster(tmp_path / "empty", 3)
-
-
-class TestBytes:
-    """The numbers that a network sees are those it saw in training."""
-
-    def check(self, file: Path, channels: int, values: ValueRange | None = None) -> np.ndarray:
-        raster = open_raster(file, channels)
-        got, missing = ByteRule(raster, channels, values)(whole(raster))
-        raster.close()
-        wanted, gone = read_any(file, channels, values)
-        assert got.dtype == np.uint8
-        assert np.array_equal(got, wanted)
-        assert (missing is None) == (gone is None)
-        assert missing is None or np.array_equal(missing, gone)
-        return got
-
-    @pytest.mark.parametrize("channels", [1, 3])
-    @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
-    def test_images(self, tmp_path: Path, channels: int, mode: str) -> None:
-        bands = {"LA": 2, "RGB": 3, "RGBA": 4}.get(mode, 1)
-        values = numbers(bands, "uint16" if mode == "I;16" else "uint8")
-        Image.fromarray(values if bands > 1 else values[..., 0]).save(tmp_path / "a.tif")
-        self.check(tmp_path / "a.tif", channels)
-
-    def test_sixteen_bit_colours(self, tmp_path: Path) -> None:
-        file = save(tmp_path / "a.tif", numbers(3, "uint16"))
-        raster = open_raster(file, 3)
-        got, _ = ByteRule(raster, 3, None)(whole(raster))
-        raster.close()
-        assert np.array_equal(got, np.rint(numbers(3, "uint16") / 257))
-        # Pillow rounds since version 13, and cut before
-        assert abs(got.astype(int) - read_any(file, 3)[0]).max() <= 1
-
-    @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-    @pytest.mark.parametrize("values", [None, ValueRange(10, 200), ValueRange(0, 90, nodata=7)])
-    def test_bands(self, tmp_path: Path, dtype: str, values: ValueRange | None) -> None:
-        save(tmp_path / "a.tif", numbers(5, dtype))
-        self.check(tmp_path / "a.tif", 5, values)
-
-    def test_floats(self, tmp_path: Path) -> None:
-        values = numbers(3, "float32")
-        values[4, 5, 1], values[6] = np.nan, -9999
-        save(tmp_path / "a.tif", values)
-        got = self.check(tmp_path / "a.tif", 3, ValueRange(-50, 150, nodata=-9999))
-        assert len(np.unique(got)) == 256
-
-    @pytest.mark.parametrize(
-        ("bands", "dtype", "channels", "values", "message"),
-        [
-            (
-                5,
-                "uint8",
-                3,
-                None,
-                "has 5 bands, the network takes 3; give an image with the bands it was trained on",
-            ),
-            (
-                3,
-                "uint8",
-                3 + 1,
-                None,
-                "has 3 bands, the network takes 4; give an image with the bands it was trained on",
-            ),
-            (
-                1,
-                "uint8",
-                3,
-                ValueRange(0, 100),
-                "has 1 bands, the network takes 3; give an image with the bands it was trained on",
-            ),
-            (
-                3,
-                "float32",
-                3,
-                None,
-                "holds float32 of unknown range, and the network was trained without a "
-                "value_range; convert it to 8 or 16 bit",
-            ),
-        ],
-    )
-    def test_what_does_not_fit(
-        self,
-        tmp_path: Path,
-        bands: int,
-        dtype: str,
-        channels: int,
-        values: ValueRange | None,
-        message: str,
-    ) -> None:
-        file = save(tmp_path / "a.tif", numbers(bands, dtype))
-        raster = open_raster(file, channels)
-        with pytest.raises((InputError, FileError)) as error:
-            ByteRule(raster, channels, values)
-        assert str(error.value) == f"image {file} {message}"
-        raster.close()
-
-    def test_colours_stored_in_another_way(self, tmp_path: Path) -> None:
-        Image.fromarray(numbers(1)[..., 0]).convert("P").save(tmp_path / "a.tif")
-        raster = open_raster(tmp_path / "a.tif", 3)
-        with pytest.raises(InputError) as error:
-            ByteRule(raster, 3, None)
-        assert str(error.value) == (
-            f"image {tmp_path / 'a.tif'} is stored with the colours PALETTE; convert it to upright "
-            "grey or RGB"
-        )
-        raster.close()
-
-
-def cut(path: Path, share: float) -> Path:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    return path
-
-
-class TestRefused:
-    @pytest.mark.parametrize("settings", [{}, TILES, {"rowsperstrip": 9, "compression": "zlib"}])
-    def test_cut_short(self, tmp_path: Path, settings: dict) -> None:
-        file = tmp_path / "a.tif"
-        tifffile.imwrite(file, numbers(3), **settings)
-        before = file.stat().st_size
-        there = cut(file, 0.6).stat().st_size
-        with pytest.raises(FileError) as error:
-            open_raster(file, 3)
-        assert str(error.value) == (
-            f"image {file} is cut short: it has {there} bytes of {before}; replace the file"
-        )
-
-    def test_a_georeferenced_file_cut_short(self, tmp_path: Path) -> None:
-        file = cut(georeferenced(tmp_path / "a.tif", numbers(3)), 0.6)
-        with pytest.raises(FileError, match=r"is cut short: it has \d+ bytes of \d+; replace the"):
-            open_raster(file, 3)
-
-    def test_damaged_inside(self, tmp_path: Path) -> None:
-        file = tmp_path / "a.tif"
-        tifffile.imwrite(file, numbers(3), **TILES)
-        data = bytearray(file.read_bytes())
-        data[3000:9000] = bytes(6000)
-        file.write_bytes(data)
-        raster = open_raster(file, 3)
-        with pytest.raises(FileError) as error:
-            whole(raster)
-        assert str(error.value).startswith(f"image {file} cannot be read: ")
-        assert str(error.value).endswith("; replace the file")
-        raster.close()
-
-    @pytest.mark.parametrize("name", ["a.tif", "a.png"])
-    def test_no_image(self, tmp_path: Path, name: str) -> None:
-        pytest.importorskip("rasterio", reason="the extra big is not installed")
-        file = tmp_path / name
-        file.write_text("nothing to see")
-        with pytest.raises(FileError) as error:
-            open_raster(file, 3)
-        assert str(error.value).startswith(f"image {file} cannot be read: ")
-        assert "\n" not in str(error.value)
-
-    def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(FileError) as error:
-            open_raster(tmp_path / "a.tif", 3)
-        assert str(error.value) == f"image {tmp_path / 'a.tif'} does not exist"
-
-    def test_more_axes(self, tmp_path: Path) -> None:
-        file = tmp_path / "a.tif"
-        axes = {"metadata": {"axes": "TZYX"}, "photometric": "minisblack"}
-        tifffile.imwrite(file, np.zeros((2, 4, 9, 9), np.uint8), **axes)
-        with pytest.raises(FileError) as error:
-            open_raster(file, 3)
-        assert str(error.value) == (
-            f"image {file} has the shape (2, 4, 9, 9) (TZYX); wanted height, width and bands"
-        )
-
-    def test_one_huge_block(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(raster_files, "_LARGEST", 30_000)
-        file = tmp_path / "a.tif"
-        tifffile.imwrite(file, numbers(3), rowsperstrip=83, compression="zlib")
-        with pytest.raises(InputError) as error:
-            open_raster(file, 3)
-        assert str(error.value) == (
-            f"image {file} is stored in blocks of 83 x 121 pixels, 0.0 GB each; rewrite it in "
-            "tiles (gdal_translate -co TILED=YES)"
-        )
-
-    @pytest.mark.parametrize(
-        ("package", "write"),
-        [
-            ("tifffile", lambda path: Image.new("L", (9, 9)).save(path / "a.tif")),
-            ("rasterio", lambda path: Image.new("L", (9, 9)).save(path / "a.png")),
-            ("zarr", lambda path: (path / "a.zarr").mkdir()),
-        ],
-    )
-    def test_a_package_that_is_missing(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        package: str,
-        write: Callable[[Path], Any],
-    ) -> None:
-        monkeypatch.setitem(sys.modules, package, None)
-        write(tmp_path)
-        (file,) = tmp_path.iterdir()
-        with pytest.raises(InputError) as error:
-            open_raster(file, 3)
-        assert str(error.value) == (
-            f"image {file} is read in windows, which needs {package}; pip install 'semseg[big]'"
-        )
-
-
-def test_files_without_a_georeference_warn_nobody(tmp_path: Path) -> None:
-    pytest.importorskip("rasterio", reason="the extra big is not installed")
-    Image.fromarray(numbers(3)).save(tmp_path / "a.png")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        raster = open_raster(tmp_path / "a.png", 3)
-    assert np.array_equal(whole(raster), numbers(3))
-    raster.close()

@@ -113,7 +113,7 @@ print(once, again)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are started by fork")
 def test_same_bytes(tmp_path: Path) -> None:
     from tests.predict.conftest import scene
-    from tests.predict.test_raster_files import save
+    from tests.predict.raster_support import save
 
     image = save(tmp_path / "a.tif", scene(150, 90), tile=(32, 32), compression="zlib")
     folder = tmp_path / "out"

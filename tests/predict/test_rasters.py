@@ -19,7 +19,7 @@ from semseg.predict.rasters import predict_raster
 from semseg.predict.tiles import tiled
 from semseg.predict.tiling import Tiling
 from tests.predict.conftest import LABELS, RULE, scene
-from tests.predict.test_raster_files import georeferenced, save
+from tests.predict.raster_support import georeferenced, save
 
 tifffile: Any = pytest.importorskip("tifffile")
 
@@ -110,12 +110,13 @@ class TestResult:
         values = np.random.default_rng(0).normal(150, 80, (150, 110, 5)).astype(np.float32)
         values[30:60, 20:80, 2] = -9999
         values[0, 0, 0] = np.nan
-        save(tmp_path / "a.tif", values)
+        values[61:64, 20:30] = -5000  # by the file's own word
+        save(tmp_path / "a.tif", values, extratags=[(42113, "s", 0, "-5000", True)])
         scores = network(4, 5)
         predict_raster(scores, rule, LABELS, tmp_path / "a.tif", tmp_path / "o.tif", TILING)
         wanted = LABELS.decode(in_memory(scores, rule, rule.values(values)))
-        missing = rule.values.missing(values).any(2)
-        assert missing.sum() == 30 * 60 + 1
+        missing = rule.values.missing(values).any(2) | (values == -5000).all(2)
+        assert missing.sum() == 30 * 60 + 1 + 30
         wanted[missing] = 0  # void
         assert np.array_equal(tifffile.imread(tmp_path / "o.tif"), wanted)
 

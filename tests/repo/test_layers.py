@@ -32,7 +32,7 @@ def modules() -> Iterator[tuple[str, str]]:
     """Name and text of each module of the package."""
     for path in sorted((SOURCE / "semseg").rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        name = ".".join(part for part in parts if part != "__init__")
+        name = ".".join(part for part in parts if part not in ("__init__", "__main__"))
         yield name, path.read_text(encoding="utf-8")
 
 

@@ -42,18 +42,30 @@ def test_recipe_trains_two_steps_in_a_tiny_form(path: Path, tmp_path: Path) -> N
     assert (run.folder / "best.safetensors").is_file()
 
 
+TINY_DATA = {
+    "images": {
+        "data.name": "synthetic",
+        "data.settings": {"size": [64, 64], "length": 4},
+        "augment.resize": None,
+        "augment.crop": [64, 64],
+    },
+    "clouds": {
+        "data.name": "synthetic_rooms",
+        "data.settings": {"points": 600, "length": 4},
+        "augment.points.crop": 400,
+    },
+}
+
+
 def _tiny(recipe: TrainConfig, out: Path) -> dict[str, Any]:
     """Return changes that keep network, loss, optimiser and schedule and shrink the rest."""
     return {
         "out": str(out),
         "model.pretrained": False,
         "model.settings": {**dict(model_entry(recipe.model.name).small), **_trunk(recipe)},
-        "data.name": "synthetic",
         "data.root": None,
-        "data.settings": {"size": [64, 64], "length": 4},
         "data.workers": 0,
-        "augment.resize": None,
-        "augment.crop": [64, 64],
+        **TINY_DATA[model_entry(recipe.model.name).takes],
         "train.epochs": 1,
         "train.batch_size": 2,
         "train.accumulate": 1,

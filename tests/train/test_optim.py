@@ -84,6 +84,12 @@ def test_steps_fall_by_a_factor() -> None:
     assert got == [1.0] * 5 + [0.5] * 4 + [0.25] * 4
 
 
+def test_steps_fall_after_the_epochs_listed() -> None:
+    config = ScheduleConfig(name="step", step_epochs=[3, 5], factor=0.5)
+    got = [lr_factor(config, step, 14, 2) for step in range(14)]
+    assert got == [1.0] * 6 + [0.5] * 4 + [0.25] * 4
+
+
 def test_head_learns_faster_than_the_trunk() -> None:
     model = create_model("unet", encoder="resnet10t", num_classes=2, in_channels=3)
     optimizer = build_optimizer(model, OptimizerConfig(lr=0.1, head_lr_factor=10))

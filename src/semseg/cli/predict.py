@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -40,9 +40,7 @@ def predict(
     /,
     *,
     out: Path,
-    outputs: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (
-        "palette",
-    ),
+    outputs: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     resume: Annotated[bool, Parameter(negative="")] = False,
     max_pixels: int = 100_000_000,
@@ -67,7 +65,8 @@ def predict(
             until Ctrl-C).
         out: folder to write into; `manifest.jsonl` there tells what was done.
         outputs: any of `palette`, `ids`, `color`, `overlay`, `confidence` (PNG), `rle` (COCO JSON)
-            and `polygons` (GeoJSON in pixels). The `overlay` of a video is a video.
+            and `polygons` (GeoJSON in pixels); `palette` if not given. The `overlay` of a video is
+            a video. Of point clouds `ply` (if not given), `npy` and `txt`: a label per point.
         overwrite: replace results of an earlier call.
         resume: continue a call that was killed; leaves out what it has done.
         max_pixels: larger images count as failed and are not decoded.
@@ -89,45 +88,44 @@ def predict(
     """
     from semseg.predict import Predictor, Views, predict_files
     from semseg.predict.frames import is_video
+    from semseg.predict.opening import takes_clouds
     from semseg.predict.refine import read_crf
     from semseg.predict.video import predict_video
 
+    if takes_clouds(run):
+        return _clouds(run, source, out, outputs or ("ply",), device, overwrite)
     views = Views.parse(tta, tta_mean)
-    predictor = Predictor(
-        run,
-        device,
-        crf=read_crf(run) if crf else None,
-        backend=backend,
-        precision=precision,
-        tile=DEFAULT_TILE if raster and tile is None else tile,
-        overlap=overlap,
-        blend=blend,
-        views=views,
-    )
+    cut = {"tile": DEFAULT_TILE if raster and tile is None else tile, "overlap": overlap}
+    how: dict[str, Any] = {"backend": backend, "precision": precision, "blend": blend, **cut}
+    predictor = Predictor(run, device, crf=read_crf(run) if crf else None, views=views, **how)
     if len(views) > 1:
         sys.stderr.write(f"semseg: {len(views)} views of each image ({views})\n")
     if raster:
         return _raster(predictor, source, out, overwrite)
     video = is_video(source)
-    what = "frames" if video else "images"
     call = partial(predict_video, max_frames=max_frames) if video else predict_files
+    what = "frames" if video else "images"
+    given = (predictor, source, out, outputs or ("palette",), overwrite)
     with paced(what) as on_progress:
-        summary = call(
-            predictor,
-            source,
-            out,
-            outputs,
-            overwrite,
-            on_progress,
-            resume=resume,
-            max_pixels=max_pixels,
-        )
-    for note in predictor.notes:
-        sys.stderr.write(f"semseg: {note}\n")
-    for failure in summary.failures:
-        sys.stderr.write(f"semseg: {' '.join(failure.message.split())}\n")
-    output().print(_told(summary, what), soft_wrap=True)
-    return EXIT_SOME_FAILED if summary.failures else 0
+        summary = call(*given, on_progress, resume=resume, max_pixels=max_pixels)
+    return _tell(summary, predictor.notes, what)
+
+
+def _clouds(
+    run: Path, source: str, out: Path, outputs: tuple[str, ...], device: str | None, overwrite: bool
+) -> int:
+    from semseg.predict.point_files import predict_clouds
+    from semseg.predict.points import PointPredictor
+
+    records = predict_clouds(PointPredictor(run, device), source, out, outputs, overwrite)
+    failed = [record["error"] for record in records if "error" in record]
+    for error in failed:
+        sys.stderr.write(f"semseg: {' '.join(error.split())}\n")
+    output().print(
+        f"{len(records) - len(failed)} clouds, {len(failed)} failed; written to {out}",
+        soft_wrap=True,
+    )
+    return EXIT_SOME_FAILED if failed else 0
 
 
 def _raster(predictor: Predictor, source: str, out: Path, overwrite: bool) -> int:
@@ -144,6 +142,15 @@ def _raster(predictor: Predictor, source: str, out: Path, overwrite: bool) -> in
         soft_wrap=True,
     )
     return 0
+
+
+def _tell(summary: Summary, notes: list[str], what: str) -> int:
+    for note in notes:
+        sys.stderr.write(f"semseg: {note}\n")
+    for failure in summary.failures:
+        sys.stderr.write(f"semseg: {' '.join(failure.message.split())}\n")
+    output().print(_told(summary, what), soft_wrap=True)
+    return EXIT_SOME_FAILED if summary.failures else 0
 
 
 def _told(summary: Summary, what: str) -> str:

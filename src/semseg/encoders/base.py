@@ -22,11 +22,14 @@ class Encoder(nn.Module):
         channels: channels of each feature, finest first.
         strides: ratio of image size to feature size of each, never falling.
         preprocessing: what its published weights take, for three channels.
+        normalised: whether features have gone through a norm of their own, as decoders that begin
+            with one ask.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     preprocessing: Preprocessing = IMAGENET
+    normalised: bool = False
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, C, H, W)`` images, one per entry of :attr:`channels`."""

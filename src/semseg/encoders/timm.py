@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from semseg.core.checks import FileError, InputError, unknown_name
 from semseg.core.preprocess import Preprocessing
 from semseg.encoders.base import ENCODERS, Encoder
+from semseg.encoders.beit import set_grid, take_any_size
 from semseg.encoders.weights import first_line, read_tensors
 
 DILATABLE = "ResNet, ResNeXt, RegNet, ResNeSt, ConvNeXt, EfficientNet, MobileNetV3, Xception65"
@@ -54,9 +55,37 @@ class TimmEncoder(Encoder):
         self.preprocessing = Preprocessing(mean=tuple(cfg["mean"]), std=tuple(cfg["std"]))
         # Swin and some others compute with channels last, and timm passes that on
         self._channels_last = getattr(self.trunk, "output_fmt", None) == "NHWC"
+        self._beit: nn.Module | None = None
+        if _is_beit(name):
+            self._beit = self.trunk.get_submodule("model")
+            take_any_size(self._beit)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all features have one stride, as those of a plain vision transformer."""
+        return len(self.strides) > 1 and len(set(self.strides)) == 1
+
+    def spread(self) -> None:
+        """Give four features of a plain transformer, spread over its depth as BEiT has them.
+
+        They stand after a third, a half, two thirds and all of its blocks; without this they are
+        those of the last blocks.
+
+        Raises:
+            InputError: it has fewer than four blocks.
+        """
+        trunk: Any = self.trunk
+        depth = len(trunk.model.blocks)
+        if depth < 4:
+            raise InputError(f"encoder {self.name!r} has {depth} blocks; four features need 4")
+        trunk.out_indices = [depth // 3 - 1, depth // 2 - 1, -(-depth * 2 // 3) - 1, depth - 1]
+        self.channels, self.strides = self.channels[:1] * 4, self.strides[:1] * 4
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, C, H, W)`` images, finest first."""
+        if self._beit is not None:
+            stride = self.strides[0]
+            set_grid(self._beit, (images.shape[-2] // stride, images.shape[-1] // stride))
         features: list[Tensor] = self.trunk(images)
         if self._channels_last:
             return [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
@@ -139,9 +168,15 @@ def _settings(name: str, in_channels: int, output_stride: int) -> dict[str, Any]
     if output_stride != 32:
         settings["output_stride"] = output_stride
     facts = timm.get_pretrained_cfg(name)
-    if facts is not None and facts.fixed_input_size:
+    if facts is not None and facts.fixed_input_size and not _is_beit(name):
         settings["dynamic_img_size"] = True
     return settings
+
+
+def _is_beit(name: str) -> bool:
+    from timm.models import is_model_in_modules
+
+    return bool(is_model_in_modules(name.partition(".")[0], ("beit",)))
 
 
 def _build(name: str, settings: dict[str, Any]) -> nn.Module:

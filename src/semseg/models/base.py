@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,6 +57,9 @@ class SegmentationModel(nn.Module):
     A network writes :meth:`forward_heads`; the rest follows from the class facts below.
     """
 
+    takes: ClassVar[Literal["images", "clouds"]] = "images"
+    """What a batch consists of."""
+
     multiple_of: int = 1
     """Height and width that :meth:`forward_heads` needs are multiples of this; a network with a
     choice of trunk sets it for itself."""
@@ -63,8 +67,9 @@ class SegmentationModel(nn.Module):
     min_size: ClassVar[int] = 1
     """Least height and width of an image."""
 
-    align_corners: ClassVar[bool] = False
-    """How the paper's network enlarges its logits bilinearly."""
+    align_corners: bool = False
+    """How the paper's network enlarges its logits bilinearly; one that comes in both ways sets it
+    for itself."""
 
     aux_weights: ClassVar[Mapping[str, float]] = {}
     """Weight in the loss of each head besides ``"logits"``."""
@@ -103,10 +108,12 @@ class SegmentationModel(nn.Module):
         """Return checked images, grown right and below with zeros to a size the network takes."""
         owner = type(self).__name__
         checks.check_images(owner, images, self.config.in_channels, self.min_size)
-        height, width = images.shape[-2:]
-        if self.multiple_of == 1:
-            return images
-        return F.pad(images, (0, -width % self.multiple_of, 0, -height % self.multiple_of))
+        (height, width), m = images.shape[-2:], self.multiple_of
+        return images if m == 1 else F.pad(images, (0, -width % m, 0, -height % m))
+
+    def blank(self, size: tuple[int, int], batch: int = 1) -> Any:
+        """Return a batch of size ``(H, W)`` on the meta device, where it costs nothing."""
+        return torch.empty(batch, self.config.in_channels, *size, device="meta")
 
     def full_size(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Return a head's logits at the size ``(H, W)`` of the images before :meth:`pad`."""

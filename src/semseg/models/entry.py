@@ -41,7 +41,8 @@ class Entry:
     repository: str | None = None
     """The authors' code."""
     paper_size: tuple[int, int] = (512, 512)
-    """Height and width at which the paper states its cost or trains."""
+    """Height and width at which the paper states its cost or trains; of clouds, 1 and the number of
+    points."""
     published: tuple[Published, ...] = ()
     preprocessing: Preprocessing = IMAGENET
     verified: str = "reading"
@@ -57,3 +58,8 @@ class Entry:
     def family(self) -> str:
         """Folder below ``models/`` that holds the network's file."""
         return self.cls.__module__.split(".")[2]
+
+    @property
+    def takes(self) -> str:
+        """What a batch consists of: ``"images"`` or ``"clouds"``."""
+        return self.cls.takes

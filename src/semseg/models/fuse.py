@@ -110,7 +110,7 @@ def _watch(model: SegmentationModel) -> tuple[list[tuple[str, str]], set[str]]:
         if name:
             note(name, module)
     size = max(model.min_size, 256)
-    images = torch.empty(2, model.config.in_channels, size, size, device="meta")
+    images = model.blank((size, size), batch=2)
     with torch.no_grad(), _Uses() as uses:
         heads = twin.forward_heads(twin.pad(images))
     outputs = {id(head) for head in heads.values()}

@@ -18,7 +18,8 @@ from torch import Tensor
 from semseg.core.checks import FileError, InputError
 from semseg.encoders.weights import read_tensors
 from semseg.models.base import MODELS, SegmentationModel, build
-from semseg.models.hf_kinds import KINDS, Kind
+from semseg.models.hf_kind import Kind
+from semseg.models.hf_kinds import KINDS
 
 CONFIG = "config.json"
 TENSORS = ("model.safetensors", "pytorch_model.bin")
@@ -51,7 +52,7 @@ def load_hf(folder: str | Path) -> SegmentationModel:
     name = next(iter(given.get("architectures") or ["a network without name"]))
     if name not in KINDS:
         raise InputError(f"{folder}: load_hf has no equal of {name}; it takes {', '.join(KINDS)}")
-    kind = KINDS[name]
+    kind = _chosen(str(folder), KINDS[name], given)
     model = build(MODELS[kind.network], _settings(str(folder), kind, given))
     _fill(model, str(folder), kind, _tensors(folder))
     return model.eval()
@@ -76,16 +77,25 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     raise FileError(f"{folder} holds no weights; it needs {' or '.join(TENSORS)}, in one piece")
 
 
+def _chosen(where: str, kinds: tuple[Kind, ...], given: Mapping[str, Any]) -> Kind:
+    """Return the kind whose trunk the settings have."""
+    for kind in kinds:
+        own = (given.get(kind.inside or "") or {}).get("model_type")
+        if not kind.model_types or own in kind.model_types:
+            return kind
+    known = ", ".join(dict.fromkeys(name for kind in kinds for name in kind.model_types))
+    raise InputError(f"{where} has a trunk of kind {own}; load_hf takes {known}")
+
+
 def _settings(where: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return our settings for theirs; refuse those that would compute something else."""
-    theirs = _plain(given)
-    inner = theirs if kind.inside is None else _plain(theirs.get(kind.inside) or {})
+    inner = given if kind.inside is None else given.get(kind.inside) or {}
     for key, allowed in kind.fixed.items():
-        value = theirs.get(key, inner.get(key, allowed[0]))
-        if value not in allowed:
+        value = _at(key, given, inner)
+        if value is not None and value not in allowed:
             wanted = " or ".join(map(repr, allowed))
             raise InputError(f"{where} has {key}={value!r}; load_hf takes {wanted} alone")
-    shape = tuple(inner.get(key) for key in kind.shape)
+    shape = tuple(_at(key, inner) for key in kind.shape)
     if shape not in kind.trunks:
         values = ", ".join(f"{k}={v!r}" for k, v in zip(kind.shape, shape, strict=True))
         raise InputError(
@@ -94,15 +104,24 @@ def _settings(where: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any
         )
     settings: dict[str, Any] = {
         kind.trunk: kind.trunks[shape],
-        "num_classes": len(theirs.get("id2label") or range(theirs.get("num_labels", 2))),
+        "num_classes": len(given.get("id2label") or range(given.get("num_labels", 2))),
         "in_channels": inner.get("num_channels", 3),
     }
-    return settings | {ours: theirs[key] for key, ours in kind.fields.items() if key in theirs}
+    for key, ours in kind.fields.items():
+        if (value := _at(key, given)) is not None:
+            settings[ours] = value - 1 if ours in kind.less else value
+    return settings
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    # JSON has no tuples; configs do
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+def _at(key: str, *holders: Mapping[str, Any]) -> Any:
+    """Return the value at a key with dots in the first of ``holders`` that has it, else None."""
+    for held in holders:
+        value: Any = held
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+    return None
 
 
 def _fill(model: SegmentationModel, where: str, kind: Kind, tensors: Mapping[str, Tensor]) -> None:
@@ -112,15 +131,19 @@ def _fill(model: SegmentationModel, where: str, kind: Kind, tensors: Mapping[str
     problem = f"{where} does not fit {type(model).__name__} over {trunk}"
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        if re.match(kind.unused, key) is None:
+        if re.match(kind.zero, key) and tensor.any():
+            raise InputError(f"{where} has {key} other than zero; load_hf takes zeros alone")
+        if re.match(f"{kind.unused}|{kind.zero}", key) is None:
             name, part = _translate(key, kind)
             parts.setdefault(name, {})[part] = tensor
     found = {name: _joined(held) for name, held in parts.items()}
     for name, tensor in found.items():
-        if name not in own or own[name].shape != tensor.shape:
+        if name in own and own[name].shape == (1, *tensor.shape):
+            found[name] = tensor[None]  # theirs is an embedding, ours a batch of one
+        elif name not in own or own[name].shape != tensor.shape:
             raise FileError(f"{problem}: it has no {name} of shape {tuple(tensor.shape)}")
-    counters = "num_batches_tracked"  # absent in older files
-    if missing := [name for name in own if name not in found and not name.endswith(counters)]:
+    counters = {k for k, t in own.items() if t.dim() == 0 and not t.is_floating_point()}
+    if missing := [name for name in own if name not in found and name not in counters]:
         raise FileError(f"{problem}: {len(missing)} tensors are missing (first: {missing[0]})")
     model.load_state_dict(found, strict=False)
 

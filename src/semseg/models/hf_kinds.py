@@ -1,4 +1,4 @@
-"""What classes of transformers are called here, one :class:`Kind` each in :data:`KINDS`.
+"""What classes of transformers are called here, by their names in :data:`KINDS`.
 
 A kind names the network, says which settings mean what, and how names of tensors translate;
 :func:`semseg.models.hf.load_hf` does the rest.
@@ -6,51 +6,26 @@ A kind names the network, says which settings mean what, and how names of tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 from semseg.encoders.mit import VARIANTS as MIT
 from semseg.encoders.vit import VARIANTS as VIT
-
-Rules = tuple[tuple[str, str], ...]
-"""Patterns and replacements, applied to a name one after the other. ``@0.``, ``@1.`` … in a
-replacement mark parts of one of our tensors, which are joined in that order."""
-
-NOTHING = r"(?!)"
-"""A pattern that matches no name."""
+from semseg.models.hf_kind import Kind
+from semseg.models.hf_masks import EOMT, MASK2FORMER, MASKFORMER
+from semseg.models.hf_trunks import (
+    CONVNEXT,
+    CONVNEXT_RULES,
+    SWIN_FIXED,
+    SWIN_SHAPE,
+    SWIN_TRUNKS,
+    SWIN_UNUSED,
+    swin_rules,
+)
 
 
 def quarters(depth: int) -> tuple[int, ...]:
     """Return the last block of each quarter of a trunk, counted from 0."""
     return tuple(depth * i // 4 - 1 for i in range(1, 5))
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One class of transformers.
-
-    Args:
-        network: registry name of the same network here.
-        rules: from its names to ours.
-        trunk: field of our config that names the trunk.
-        shape: its settings that decide the trunk.
-        trunks: our trunk by their values.
-        fields: settings that are fields of our config, by the field's name.
-        fixed: settings, also of the trunk, with the only values taken, the default first.
-        unused: tensors that it holds and no output depends on.
-        inside: setting that holds those of the trunk.
-    """
-
-    network: str
-    rules: Rules
-    trunk: str
-    shape: tuple[str, ...]
-    trunks: Mapping[tuple[Any, ...], str]
-    fields: Mapping[str, str]
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    unused: str = NOTHING
-    inside: str | None = None
 
 
 SEGFORMER = Kind(
@@ -152,38 +127,24 @@ DPT = Kind(
     unused=r"dpt\.(layernorm|pooler)\.|neck\.fusion_stage\.layers\.0\.residual_layer1\.",
 )
 
-CONVNEXT = {
-    ((96, 192, 384, 768), (3, 3, 9, 3)): "convnext_tiny",
-    ((96, 192, 384, 768), (3, 3, 27, 3)): "convnext_small",
-    ((128, 256, 512, 1024), (3, 3, 27, 3)): "convnext_base",
-    ((192, 384, 768, 1536), (3, 3, 27, 3)): "convnext_large",
-    ((256, 512, 1024, 2048), (3, 3, 27, 3)): "convnext_xlarge",
-}
+HEADS = (
+    (r"^decode_head\.psp_modules\.(\d)\.1\.conv\.", r"context.pooling.levels.\1.1."),
+    (r"^decode_head\.psp_modules\.(\d)\.1\.batch_norm\.", r"context.pooling.levels.\1.2."),
+    (r"\.conv\.(?=\w+$)", ".0."),
+    (r"\.batch_norm\.(?=\w+$)", ".1."),
+    (r"^decode_head\.bottleneck\.", "context.join."),
+    (r"^decode_head\.lateral_convs\.", "pyramid.lateral."),
+    (r"^decode_head\.fpn_convs\.", "pyramid.out."),
+    (r"^decode_head\.fpn_bottleneck\.", "fusion."),
+    (r"^decode_head\.classifier\.", "head.1."),
+    (r"^auxiliary_head\.convs\.0\.", "aux."),
+    (r"^auxiliary_head\.classifier\.", "aux.4."),
+)
+"""Names in the two heads of UPerNet."""
 
 UPERNET = Kind(
     "upernet_convnext_tiny",
-    (
-        (r"^backbone\.embeddings\.patch_embeddings\.", "encoder.trunk.stem_0."),
-        (r"^backbone\.embeddings\.layernorm\.", "encoder.trunk.stem_1."),
-        (r"^backbone\.encoder\.stages\.", "encoder.trunk.stages_"),
-        (r"\.downsampling_layer\.", ".downsample."),
-        (r"\.layers\.(\d+)\.dwconv\.", r".blocks.\1.conv_dw."),
-        (r"\.layers\.(\d+)\.layernorm\.", r".blocks.\1.norm."),
-        (r"\.layers\.(\d+)\.pwconv([12])\.", r".blocks.\1.mlp.fc\2."),
-        (r"\.layers\.(\d+)\.layer_scale_parameter$", r".blocks.\1.gamma"),
-        *((rf"^backbone\.hidden_states_norms\.stage{i + 1}\.", f"norms.{i}.") for i in range(4)),
-        (r"^decode_head\.psp_modules\.(\d)\.1\.conv\.", r"context.pooling.levels.\1.1."),
-        (r"^decode_head\.psp_modules\.(\d)\.1\.batch_norm\.", r"context.pooling.levels.\1.2."),
-        (r"\.conv\.(?=\w+$)", ".0."),
-        (r"\.batch_norm\.(?=\w+$)", ".1."),
-        (r"^decode_head\.bottleneck\.", "context.join."),
-        (r"^decode_head\.lateral_convs\.", "pyramid.lateral."),
-        (r"^decode_head\.fpn_convs\.", "pyramid.out."),
-        (r"^decode_head\.fpn_bottleneck\.", "fusion."),
-        (r"^decode_head\.classifier\.", "head.1."),
-        (r"^auxiliary_head\.convs\.0\.", "aux."),
-        (r"^auxiliary_head\.classifier\.", "aux.4."),
-    ),
+    (*CONVNEXT_RULES, *HEADS),
     trunk="encoder",
     shape=("hidden_sizes", "depths"),
     trunks=CONVNEXT,
@@ -197,11 +158,26 @@ UPERNET = Kind(
         "hidden_act": ("gelu",),
     },
     inside="backbone_config",
+    model_types=("convnext",),
 )
 
-KINDS: dict[str, Kind] = {
-    "SegformerForSemanticSegmentation": SEGFORMER,
-    "DPTForSemanticSegmentation": DPT,
-    "UperNetForSemanticSegmentation": UPERNET,
+UPERNET_SWIN = replace(
+    UPERNET,
+    network="upernet_swin_tiny",
+    rules=(*swin_rules(r"backbone\."), *HEADS),
+    shape=SWIN_SHAPE,
+    trunks=SWIN_TRUNKS,
+    fixed={**UPERNET.fixed, **SWIN_FIXED},
+    unused=SWIN_UNUSED,
+    model_types=("swin",),
+)
+
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "SegformerForSemanticSegmentation": (SEGFORMER,),
+    "DPTForSemanticSegmentation": (DPT,),
+    "UperNetForSemanticSegmentation": (UPERNET, UPERNET_SWIN),
+    "MaskFormerForInstanceSegmentation": MASKFORMER,
+    "Mask2FormerForUniversalSegmentation": MASK2FORMER,
+    "EomtForUniversalSegmentation": (EOMT,),
 }
-"""Classes that are taken."""
+"""Classes that are taken, each with a kind for every kind of trunk."""

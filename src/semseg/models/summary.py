@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from semseg.models.base import MODELS, SegmentationModel, build
+from semseg.models.base import MODELS, Entry, SegmentationModel, build
 from semseg.models.receptive_field import ReceptiveField
 
 LENGTHS = (1536, 3072, 6144)
@@ -55,7 +55,7 @@ def summarize(name: str, size: tuple[int, int] | None = None, **settings: Any) -
     entry = MODELS[name]
     with torch.device("meta"):
         model = build(entry, settings).eval()
-        images = torch.empty(1, model.config.in_channels, *(size or entry.paper_size))
+    images = model.blank(size or entry.paper_size)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # the counter asks tensors for their place in a graph, which parts of a parameter lack here
     model.requires_grad_(False)
@@ -77,6 +77,8 @@ def output_stride(model: SegmentationModel, images: Tensor, logits: Tensor) -> i
     Where it is no integer, that of a large image, where the rows that some networks add or lose at
     the border no longer count.
     """
+    if model.takes == "clouds":
+        return 1  # there is a score for every point
     height = images.shape[-2]
     if height % logits.shape[-2]:
         height = LENGTHS[-1]
@@ -99,6 +101,8 @@ def receptive_field(model: SegmentationModel) -> tuple[int, int] | None:
         (404, 404)
     """
     found: tuple[int, int] | None = None
+    if model.takes == "clouds":
+        return found  # pixels are no measure there
     for side in LENGTHS:
         images = torch.empty(1, model.config.in_channels, side, side, device="meta")
         with torch.no_grad():
@@ -111,6 +115,20 @@ def receptive_field(model: SegmentationModel) -> tuple[int, int] | None:
     return found
 
 
-def in_words(field: tuple[int, int] | None) -> str:
+def in_words(field: tuple[int, int] | None, takes: str = "images") -> str:
     """Return a receptive field as a phrase."""
-    return "the whole image" if field is None else f"{field[0]} x {field[1]} pixels"
+    whole = f"the whole {takes.removesuffix('s')}"
+    return whole if field is None else f"{field[0]} x {field[1]} pixels"
+
+
+def size_in_words(entry: Entry) -> str:
+    """Return the size at which a network's cost is stated as a phrase.
+
+    Example:
+        >>> size_in_words(MODELS["unet"]), size_in_words(MODELS["point_transformer"])
+        ('572 x 572 image', 'cloud of 80,000 points')
+    """
+    height, width = entry.paper_size
+    if entry.takes == "clouds":
+        return f"cloud of {height * width:,} points"
+    return f"{height} x {width} image"

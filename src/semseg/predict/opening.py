@@ -10,7 +10,7 @@ from semseg.core.checkpoint import read_info
 from semseg.core.checks import InputError, SettingError
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
-from semseg.models import load
+from semseg.models import load, model_entry
 from semseg.models.base import SegmentationModel
 from semseg.models.hf import is_hf_folder
 from semseg.models.smp import is_smp_folder
@@ -51,6 +51,19 @@ def opened(
         raise InputError(f"the network comes without {missing}; give {missing}=")
     check_fit(model, labels, preprocessing)
     return model, labels, preprocessing
+
+
+def takes_clouds(model: str | Path) -> bool:
+    """Return whether a weights file or a run is of a network over point clouds.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    path = Path(model)
+    if is_smp_folder(path) or is_hf_folder(path):
+        return False
+    info = read_info(path / "best.safetensors" if path.is_dir() else path)
+    return model_entry(info.model).takes == "clouds"
 
 
 def check_fit(model: SegmentationModel, labels: LabelMap, preprocessing: Preprocessing) -> None:

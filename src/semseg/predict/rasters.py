@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -105,47 +106,33 @@ def predict_raster(
     """
     began = time.perf_counter()
     out, tiling, channels = Path(out), tiling or Tiling(), len(preprocessing.mean)
-    classes = labels.num_classes if num_classes is None else num_classes
-    if labels.num_classes != (2 if classes == 1 else classes):
-        raise InputError(
-            f"the label map has {labels.num_classes} classes, the network predicts "
-            f"{2 if classes == 1 else classes}; give the labels it was trained with"
-        )
+    classes = _channels(labels, num_classes)
     with closing(open_raster(source, channels)) as raster:
         if out.exists() and out.samefile(source):
             raise InputError(f"{out} is the image itself; choose another name for the result")
         rule = ByteRule(raster, channels, preprocessing.values)
         ids, fill = raw_ids(labels)
         facts = _facts(raster, preprocessing, labels, tiling) | dict(made_of or {})
-        with (
-            closing(RowWriter(out, raster.size, ids.dtype, facts, overwrite)) as writer,
-            ThreadPoolExecutor(1, "semseg-read") as pool,
-        ):
+        with closing(RowWriter(out, raster.size, ids.dtype, facts, overwrite)) as writer:
             resumed = writer.rows
             order = _places(tiling, raster.size, resumed)
-            total = tiling.count(*raster.size)
-
-            def load(place: Place) -> Loaded:
-                return _load(raster, rule, preprocessing, place)
-
-            def progress(done: int) -> None:
-                if on_progress is not None:
-                    on_progress(total - len(order) + done, total)
-
-            read = _Ahead(load, order, raster.size[1], pool, batch + 1, progress)
-            for rows in tiled(
-                scores,
-                read,
-                raster.size,
-                tiling,
-                num_classes=classes,
-                device=device,
-                batch=batch,
-                start=resumed,
-            ):
-                found = ids[rows.labels]
-                read.mark(found, rows.top, fill)
-                writer.add(found)
+            begin = tiling.count(*raster.size) - len(order)
+            with ThreadPoolExecutor(1, "semseg-read") as pool:
+                load = partial(_load, raster, rule, preprocessing)
+                read = _Ahead(load, order, raster.size[1], pool, batch + 1, begin, on_progress)
+                for rows in tiled(
+                    scores,
+                    read,
+                    raster.size,
+                    tiling,
+                    num_classes=classes,
+                    device=device,
+                    batch=batch,
+                    start=resumed,
+                ):
+                    found = ids[rows.labels]
+                    read.mark(found, rows.top, fill)
+                    writer.add(found)
             writer.finish(labels.palette() if ids.dtype == np.uint8 else None, fill, raster.tags)
     height, width = raster.size
     return RasterSummary(out, height, width, resumed, len(order), time.perf_counter() - began)
@@ -161,11 +148,12 @@ class _Ahead:
         width: int,
         pool: Executor,
         depth: int,
-        progress: Callable[[int], None],
+        done: int,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         self._load, self._pool, self._width, self._progress = load, pool, width, progress
         self._rest = iter(order)
-        self._done = 0
+        self._done, self._total = done, done + len(order)
         self._top = -1
         self._gone: NDArray[np.bool_] | None = None
         self._coming: deque[tuple[Place, Future[Loaded]]] = deque()
@@ -185,7 +173,8 @@ class _Ahead:
                 self._gone = np.zeros((height, self._width), np.bool_)
             self._gone[:, x : x + width] = missing
         self._done += 1
-        self._progress(self._done)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
         return image
 
     def mark(self, ids: NDArray[Any], top: int, fill: int) -> None:
@@ -208,6 +197,18 @@ def _load(raster: Raster, rule: ByteRule, preprocessing: Preprocessing, place: P
     if missing is not None and missing.all():
         return None, missing
     return preprocessing(torch.from_numpy(pixels).permute(2, 0, 1)), missing
+
+
+def _channels(labels: LabelMap, num_classes: int | None) -> int:
+    """Return K, and refuse labels of another network."""
+    classes = labels.num_classes if num_classes is None else num_classes
+    means = 2 if classes == 1 else classes
+    if labels.num_classes != means:
+        raise InputError(
+            f"the label map has {labels.num_classes} classes, the network predicts {means}; give "
+            "the labels it was trained with"
+        )
+    return classes
 
 
 def _places(tiling: Tiling, size: tuple[int, int], start: int) -> list[Place]:

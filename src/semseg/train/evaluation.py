@@ -12,6 +12,7 @@ from torch import nn
 
 from semseg.core.checkpoint import read_info
 from semseg.core.checks import InputError
+from semseg.core.clouds import Clouds
 from semseg.core.flush import FlushingThread
 from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
@@ -30,8 +31,12 @@ from semseg.metrics import (
 )
 from semseg.models import load
 from semseg.predict.decide import decide
+from semseg.predict.points import decide_points
 from semseg.train.config import load_recipe
 from semseg.train.splits import open_split
+
+OF_IMAGES = ("boundary_iou", "bf_score", "trimap", "pq")
+"""Metrics that look at where a pixel lies in its image."""
 
 
 @torch.inference_mode()
@@ -82,7 +87,11 @@ def evaluate(
     try:
         for done, batch in enumerate(loader, start=1):
             batch = batch.to(device, non_blocking=True)
-            decision = decide(model, batch.images, any(m.needs_confidence for m in metrics))
+            sure = any(m.needs_confidence for m in metrics)
+            if isinstance(batch.images, Clouds):
+                decision = decide_points(model, batch.images, sure)
+            else:
+                decision = decide(model, batch.images, sure)
             check_classes(type(model).__name__, decision.logits.shape[1], dataset.labels)
             matrix.update(decision.ids, batch.masks)
             for metric in metrics:
@@ -111,6 +120,17 @@ def check_classes(owner: str, num_classes: int, labels: LabelMap) -> None:
         f"{owner} has num_classes {num_classes}, the data have {labels.num_classes} classes; "
         "leave num_classes out of the settings, it follows the data"
     )
+
+
+def check_metrics(names: Sequence[str], dataset: SegmentationDataset) -> None:
+    """Refuse metrics of shapes in images where the data are point clouds.
+
+    Raises:
+        InputError: one is asked for.
+    """
+    wrong = [name for name in names if name in OF_IMAGES]
+    if wrong and dataset.holds != "images":
+        raise InputError(f"{wrong[0]} is about shapes in images; leave it out for {dataset.holds}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +213,7 @@ def measure_run(
     labels = dataset.labels
     if info.labels is not None and (difference := info.labels.difference(labels)):
         raise InputError(f"{weights} was trained for other classes than {data.name}: {difference}")
+    check_metrics(metrics, dataset)
     wanted = build_metrics(metrics, labels.num_classes, labels.ignore_id)
     images = PerImage(labels.num_classes, labels.ignore_id)
     counting = [*wanted.values(), *([images] if interval else [])]

@@ -115,7 +115,7 @@ class Loop:
         for i in range(accumulate):
             batch = next(batches).to(self.device, non_blocking=True)
             paths += batch.paths
-            if session.channels_last:
+            if session.channels_last and isinstance(batch.images, Tensor):
                 batch.images = batch.images.contiguous(memory_format=torch.channels_last)
             last = i == accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(session.objective):

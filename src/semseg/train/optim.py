@@ -79,6 +79,9 @@ def lr_factor(config: ScheduleConfig, step: int, steps: int, steps_per_epoch: in
         return (step + 1) / warmup
     if config.name == "constant":
         return 1.0
+    if isinstance(config.step_epochs, tuple):
+        falls = sum(step - warmup >= epochs * steps_per_epoch for epochs in config.step_epochs)
+        return float(config.factor**falls)
     if config.step_epochs is not None:
         return config.factor ** int((step - warmup) / (config.step_epochs * steps_per_epoch))
     progress = (step - warmup) / max(1, steps - warmup)

@@ -15,7 +15,7 @@ from semseg.core.labels import LabelMap
 from semseg.core.preprocess import Preprocessing
 from semseg.data import SegmentationDataset
 from semseg.losses import ClassCounts
-from semseg.models import create_model, model_entry
+from semseg.models import create_model, list_models, model_entry
 from semseg.models.base import SegmentationModel, preprocessing_for
 from semseg.train.config import TrainConfig
 from semseg.train.evaluation import check_classes
@@ -48,6 +48,12 @@ def build_parts(config: TrainConfig) -> Parts:
     if difference := train.labels.difference(val.labels):
         raise InputError(f"{data.name}: train and val differ in their classes: {difference}")
     entry = model_entry(config.model.name)
+    if entry.takes != train.holds:
+        fitting = [name for name in list_models() if model_entry(name).takes == train.holds]
+        raise InputError(
+            f"{entry.name} takes {entry.takes}, {data.name} holds {train.holds}; "
+            f"give {entry.takes}, or a network for {train.holds} such as {fitting[0]}"
+        )
     # YAML has no tuples; configs do
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.model.settings.items()}
     settings: dict[str, Any] = {
@@ -65,7 +71,7 @@ def build_parts(config: TrainConfig) -> Parts:
         )
     if config.model.weights is not None:
         _start_from(model, config, train.labels)
-    rule = replace(preprocessing_for(entry, model), values=train.values)
+    rule = replace(preprocessing_for(entry, model), values=train.values, voxel=train.voxel)
     return Parts(train, val, model, rule)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -85,6 +85,9 @@ class OptimizerConfig(Section):
         return self
 
 
+Epochs = Annotated[float, Field(gt=0)]
+
+
 class ScheduleConfig(Section):
     """How the learning rate changes, step by step, over all epochs."""
 
@@ -94,8 +97,8 @@ class ScheduleConfig(Section):
     the highest rate; step multiplies it by `factor` after every `step_epochs`."""
     power: float = Field(default=0.9, gt=0)
     """Exponent of poly."""
-    step_epochs: float | None = Field(default=None, gt=0)
-    """Epochs between two falls of step."""
+    step_epochs: Epochs | tuple[Epochs, ...] | None = None
+    """Epochs between two falls of step, or a list of the epochs after which it falls."""
     factor: float = Field(default=0.1, gt=0, lt=1)
     """What step multiplies by."""
     warmup_steps: int | None = Field(default=None, ge=0)

@@ -20,6 +20,7 @@ from semseg.data.loader import Batch, make_loader, order_generator
 from semseg.data.prepared import Transform
 from semseg.data.sampling import SAMPLINGS
 from semseg.data.transforms import Mix, build_mix, build_transform
+from semseg.data.transforms.points import build_point_transform
 from semseg.losses import ClassCounts, Criterion, build_criterion
 from semseg.models.base import SegmentationModel
 from semseg.train import folder
@@ -40,7 +41,7 @@ class Objective(nn.Module):
         self.model = model
         self.criterion = criterion
 
-    def forward(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Any, masks: Tensor) -> dict[str, Tensor]:
         """Return the named terms whose sum is trained on."""
         heads = self.model.forward_heads(self.model.pad(images))
         return self.model.loss(heads, masks, self.criterion)
@@ -143,7 +144,7 @@ def open_session(
         config=config,
         accelerator=accelerator,
         parts=parts,
-        transform=build_transform(config.augment, parts.labels, parts.preprocessing.mean),
+        transform=_transform(config, parts),
         objective=objective,
         optimizer=optimizer,
         average=average,
@@ -174,11 +175,21 @@ def open_session(
     return session, position
 
 
+def _transform(config: TrainConfig, parts: Parts) -> Transform:
+    if parts.train.holds == "clouds":
+        return build_point_transform(config.augment, parts.train.voxel)
+    transform: Transform = build_transform(config.augment, parts.labels, parts.preprocessing.mean)
+    return transform
+
+
 def _lay_out(
-    model: nn.Module, config: TrainConfig, device: torch.device, say: Callable[[str], None]
+    model: SegmentationModel, config: TrainConfig, device: torch.device, say: Callable[[str], None]
 ) -> bool:
     """Bring weights into the recipe's memory order; return whether that is channels_last."""
     if not config.train.channels_last:
+        return False
+    if model.takes != "images":
+        say(f"channels_last left out: {model.takes} have no such order")
         return False
     if not takes_channels_last(model, config.train, device):
         say("channels_last left out: with bf16 on a CPU, dilated depthwise convolutions err in it")
@@ -213,7 +224,7 @@ def _class_counts(
     sampled = config.data.sampling != "uniform"
     presence = None
     if (counts is None or sampled) and accelerator.is_main_process:
-        if not resume:
+        if not resume and parts.train.holds == "images":
             say(glance(parts.train, parts.val))
         say(f"counting the classes of {len(parts.train)} training masks")
         counts, presence = count_classes(parts.train, config.data.workers)

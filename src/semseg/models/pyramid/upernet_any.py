@@ -19,7 +19,8 @@ Deviations:
     - From the authors: LayerNorm over channels on every feature of the trunk, 256 channels for
       512, averages are enlarged after their 1x1, scores are enlarged corner on corner, and the
       loss compares at the size of the image.
-    - From the toolbox: none.
+    - From the toolbox: plain vision transformers are taken too, and brought to four strides by
+      transposed convolutions and pooling as BEiT does (arXiv:2106.08254).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
 from semseg.models.base import ModelConfig, SegmentationModel, register
+from semseg.models.pyramid.levels import Levels
 from semseg.models.pyramid.pspnet import BINS, PyramidPooling
 from semseg.models.pyramid.upernet import STRIDES, FeaturePyramid, stacked
 from semseg.nn.conv import conv_bn_relu
@@ -97,7 +99,7 @@ class UPerNetAny(SegmentationModel):
     Training mode needs at least two images per step; see :class:`PyramidPooling`.
 
     Raises:
-        InputError: the trunk lacks a feature at stride 4, 8, 16 or 32.
+        InputError: the trunk lacks a feature at stride 4, 8, 16 or 32 and is no plain transformer.
     """
 
     align_corners = True
@@ -105,9 +107,8 @@ class UPerNetAny(SegmentationModel):
     def __init__(self, config: UPerNetAnyConfig) -> None:
         super().__init__(config)
         self.encoder = build_encoder(config.encoder, config.in_channels)
-        self.multiple_of = max(self.encoder.strides)
-        self.places = [self.encoder.index_of(stride) for stride in STRIDES]
-        channels = [self.encoder.channels[i] for i in self.places]
+        self.levels = Levels(self.encoder)
+        self.multiple_of, channels = self.levels.multiple_of, self.levels.channels
         self.norms = nn.ModuleList(ChannelNorm(count, eps=1e-6) for count in channels)
         self.context = ToolboxContext(channels[-1], config.width)
         self.pyramid = FeaturePyramid(channels[:-1], config.width)
@@ -121,9 +122,7 @@ class UPerNetAny(SegmentationModel):
         Raises:
             InputError: one image in training mode.
         """
-        features = self.encoder(images)
-        *finer, deepest = [
-            norm(features[i]) for i, norm in zip(self.places, self.norms, strict=True)
-        ]
+        features = self.levels(self.encoder(images))
+        *finer, deepest = [norm(x) for x, norm in zip(features, self.norms, strict=True)]
         levels = self.pyramid(finer, self.context(deepest))
         return {"logits": self.head(self.fusion(stacked(levels)))}

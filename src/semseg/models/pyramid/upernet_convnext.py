@@ -1,12 +1,13 @@
-r"""UPerNet over ConvNeXt, as the results of hierarchical trunks since Swin are measured.
+r"""UPerNet over Swin and ConvNeXt, as hierarchical trunks since Swin are measured.
 
 Paper:
-    Liu, Mao, Wu, Feichtenhofer, Darrell, Xie. "A ConvNet for the 2020s." CVPR 2022.
-    arXiv:2201.03545, section 3.3 and appendix A.3. UPerNet itself is of arXiv:1807.10221; this is
-    the form of mmsegmentation, whose published weights ``transformers`` holds as
-    ``openmmlab/upernet-convnext-tiny`` to ``xlarge``.
+    Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo. "Swin Transformer: Hierarchical Vision Transformer
+    using Shifted Windows." ICCV 2021. arXiv:2103.14030, section 4.3; Liu, Mao, Wu, Feichtenhofer,
+    Darrell, Xie. "A ConvNet for the 2020s." CVPR 2022. arXiv:2201.03545, section 3.3 and appendix
+    A.3. UPerNet itself is of arXiv:1807.10221; this is the form of mmsegmentation, whose published
+    weights ``transformers`` holds as ``openmmlab/upernet-swin-tiny`` and so on.
 
-Shapes (H, W divisible by 32; channels of ConvNeXt-T; w = width):
+Shapes (H, W divisible by 32; channels of Swin-T and ConvNeXt-T; w = width):
     images       (N, C, H, W)
     features     (N, 96, H/4, W/4), (N, 192, H/8, W/8), (N, 384, H/16, W/16), (N, 768, H/32, W/32)
     context      (N, w, H/32, W/32)
@@ -15,13 +16,16 @@ Shapes (H, W divisible by 32; channels of ConvNeXt-T; w = width):
     aux          (N, K, H/16, W/16)
 
 Parameters:
-    60,242,636 (ConvNeXt-T), 81,877,196 (S) and 122,102,956 (B) at K = 150, both heads counted.
+    60,242,636 (ConvNeXt-T), 81,877,196 (S) and 122,102,956 (B) at K = 150, both heads counted;
+    59,941,862 (Swin-T), 81,259,766 (S) and 121,279,716 (B).
 
 Deviations:
-    - Stochastic depth of 0.4 and layer-wise learning rates are left out: timm's trunk is built
-      without the one, and the recipe has one rate for the trunk.
-    - Over timm's Swin, windows of a map that they do not divide are cut elsewhere than in the
-      authors' code, which pads before it shifts; published weights of that pair are not taken.
+    - Over ConvNeXt, stochastic depth of 0.4 and layer-wise learning rates are left out: timm's
+      trunk is built without the one, and the recipe has one rate for the trunk.
+    - Over Swins by timm's names, windows of a map that they do not divide are cut elsewhere than
+      in the authors' code; the trunks ``swin_tiny`` and so on of this library are as theirs.
+    - Over plain transformers the features are brought to four strides as in BEiT's network
+      (arXiv:2106.08254), which has no norms behind them.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from torch import Tensor, nn
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
+from semseg.models.pyramid.levels import Levels
 from semseg.models.pyramid.upernet import STRIDES, FeaturePyramid, stacked
 from semseg.models.pyramid.upernet_any import ChannelNorm, ToolboxContext
 from semseg.nn.conv import conv_bn_relu
@@ -67,7 +72,16 @@ FACTS = {
     "verified": "reference output",
     "small": {"encoder": "test_convnext", "width": 16},
 }
+SWIN_FACTS = FACTS | {
+    "paper": "arXiv:2103.14030",
+    "year": 2021,
+    "idea": "Attention in small windows that shift from block to block, in stages that halve the "
+    "map, makes a transformer a trunk for any decoder.",
+    "repository": "https://github.com/SwinTransformer/Swin-Transformer-Semantic-Segmentation",
+    "small": {"encoder": "swin_smallest", "width": 16},
+}
 ADE = "ADE20K val"
+README = "README of Swin-Transformer-Semantic-Segmentation, single scale"
 
 
 @register(
@@ -92,6 +106,30 @@ ADE = "ADE20K val"
     num_params=122_102_956,
     **FACTS,
 )
+@register(
+    "upernet_swin_tiny",
+    UPerNetConvNeXtConfig(num_classes=150, encoder="swin_tiny"),
+    title="UPerNet (Swin-T)",
+    num_params=59_941_862,
+    published=(Published(ADE, 44.51, README),),
+    **SWIN_FACTS,
+)
+@register(
+    "upernet_swin_small",
+    UPerNetConvNeXtConfig(num_classes=150, encoder="swin_small"),
+    title="UPerNet (Swin-S)",
+    num_params=81_259_766,
+    published=(Published(ADE, 47.64, README),),
+    **SWIN_FACTS,
+)
+@register(
+    "upernet_swin_base",
+    UPerNetConvNeXtConfig(num_classes=150, encoder="swin_base_window7"),
+    title="UPerNet (Swin-B)",
+    num_params=121_279_716,
+    published=(Published(ADE, 48.13, README),),
+    **SWIN_FACTS,
+)
 class UPerNetConvNeXt(SegmentationModel):
     """UPerNet with normalised features and an auxiliary head; see the module docstring.
 
@@ -99,7 +137,7 @@ class UPerNetConvNeXt(SegmentationModel):
     :class:`~semseg.models.pyramid.pspnet.PyramidPooling`.
 
     Raises:
-        InputError: the trunk lacks a feature at stride 4, 8, 16 or 32.
+        InputError: the trunk lacks a feature at stride 4, 8, 16 or 32 and is no plain transformer.
     """
 
     aux_weights = {"aux": 0.4}  # noqa: RUF012
@@ -107,10 +145,12 @@ class UPerNetConvNeXt(SegmentationModel):
     def __init__(self, config: UPerNetConvNeXtConfig) -> None:
         super().__init__(config)
         self.encoder = build_encoder(config.encoder, config.in_channels)
-        self.multiple_of = max(self.encoder.strides)
-        self.places = [self.encoder.index_of(stride) for stride in STRIDES]
-        channels = [self.encoder.channels[i] for i in self.places]
-        self.norms = nn.ModuleList(ChannelNorm(count, eps=1e-6) for count in channels)
+        self.levels = Levels(self.encoder)
+        self.multiple_of, channels = self.levels.multiple_of, self.levels.channels
+        own = self.encoder.normalised
+        self.norms = nn.ModuleList(
+            nn.Identity() if own else ChannelNorm(count, eps=1e-6) for count in channels
+        )
         self.context = ToolboxContext(channels[-1], config.width)
         self.pyramid = FeaturePyramid(channels[:-1], config.width)
         self.fusion = conv_bn_relu(len(STRIDES) * config.width, config.width, 3)
@@ -130,13 +170,18 @@ class UPerNetConvNeXt(SegmentationModel):
         Raises:
             InputError: one image in training mode.
         """
-        features = self.encoder(images)
-        maps = [norm(features[i]) for i, norm in zip(self.places, self.norms, strict=True)]
+        features = self.levels(self.encoder(images))
+        maps = [norm(x) for x, norm in zip(features, self.norms, strict=True)]
         levels = self.pyramid(maps[:-1], self.context(maps[-1]))
         logits = self.head(self.fusion(stacked(levels)))
         if self.logits_only:
             return {"logits": logits}
         return {"logits": logits, "aux": self.aux(maps[STRIDES.index(AUX_STRIDE)])}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return Swin's tables of relative positions."""
+        end = "relative_position_bias_table"
+        return {name for name, _ in self.named_parameters() if name.endswith(end)}
 
 
 def classifier(width: int, num_classes: int) -> nn.Sequential:

@@ -40,7 +40,8 @@ from semseg.encoders.attention import to_map
 from semseg.encoders.dinov2 import PATCH, PREFIX, DinoV2, variant
 from semseg.encoders.vit import check_image_size
 from semseg.models.base import Criterion, ModelConfig, Published, SegmentationModel, register
-from semseg.models.transformer.matching import Weights, semantic_scores, total_loss
+from semseg.models.transformer.matching import Weights, semantic_scores
+from semseg.models.transformer.queries import layers_loss, mask_mlp, masks_of
 
 FADING = 0.9
 """Exponent with which the share of masked queries falls."""
@@ -100,17 +101,6 @@ def doubled(width: int) -> nn.Sequential:
     )
 
 
-def mlp(width: int) -> nn.Sequential:
-    """Return three linear layers with GELU between."""
-    return nn.Sequential(
-        nn.Linear(width, width),
-        nn.GELU(),
-        nn.Linear(width, width),
-        nn.GELU(),
-        nn.Linear(width, width),
-    )
-
-
 @register(
     "eomt",
     EoMTConfig(num_classes=150),
@@ -142,7 +132,7 @@ class EoMT(SegmentationModel):
         self.encoder = DinoV2(config.trunk, config.in_channels, config.image_size)
         self.queries = nn.Parameter(torch.randn(1, config.queries, width))
         self.classify = nn.Linear(width, config.num_classes + 1)
-        self.mask_head = mlp(width)
+        self.mask_head = mask_mlp(width, nn.GELU)
         self.enlarge_patches = nn.Sequential(doubled(width), doubled(width))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
@@ -176,8 +166,7 @@ class EoMT(SegmentationModel):
         count = self.queries.shape[1]
         queries, patches = x[:, :count], to_map(x[:, count + PREFIX :], size)
         pixels = self.enlarge_patches(patches)
-        masks = torch.einsum("nqc,nchw->nqhw", self.mask_head(queries), pixels)
-        return masks, self.classify(queries)
+        return masks_of(self.mask_head(queries), pixels), self.classify(queries)
 
     def masked_share(self, block: int) -> float:
         """Return the share of queries that are masked in one of the last blocks, now."""
@@ -198,11 +187,8 @@ class EoMT(SegmentationModel):
         self, heads: Mapping[str, Tensor], target: Tensor, criterion: Criterion
     ) -> dict[str, Tensor]:
         """Return the paper's terms over all predictions; ``criterion`` has no part in them."""
-        names = ["", *(str(i + 1) for i in range(len(self.encoder.blocks) - self.first))]
-        predictions = [(heads[f"classes{name}"], heads[f"masks{name}"]) for name in names]
-        height, width = heads["masks"].shape[-2:]
-        size = (4 * height, 4 * width)
-        return total_loss(predictions, target, heads["logits"].shape[1], size, self.weights)
+        others = len(self.encoder.blocks) - self.first
+        return layers_loss(heads, target, others, self.weights)
 
     def no_weight_decay(self) -> set[str]:
         """Return tokens and position embedding, as is usual for the trunk."""

@@ -41,18 +41,27 @@ from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
 from semseg.encoders.attention import to_map, to_tokens
 from semseg.models.base import Criterion, ModelConfig, Published, SegmentationModel, register
-from semseg.models.transformer.matching import Weights, semantic_scores, total_loss
+from semseg.models.transformer.matching import Weights, semantic_scores
+from semseg.models.transformer.queries import (
+    GROUPS,
+    HEADS,
+    STRIDES,
+    QueryAttention,
+    Size,
+    check_width,
+    ffn,
+    layers_loss,
+    mask_mlp,
+    masks_of,
+    sine_positions,
+    tables_of,
+)
 
-STRIDES = (4, 8, 16, 32)
-"""Strides of the trunk's features; the first is that of the masks."""
-
-SCALES, HEADS, POINTS, GROUPS = 3, 8, 4, 32
-"""Scales of attention, heads of it, points each head reads per scale, groups of norms."""
+SCALES, POINTS = 3, 4
+"""Scales of attention, and points that each head of it reads per scale."""
 
 FFN_PIXELS, FFN_QUERIES = 1024, 2048
 """Hidden widths of the two kinds of layers."""
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,28 +89,13 @@ class Mask2FormerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
-        if self.width < 1 or self.width % GROUPS:
-            raise InputError(f"Mask2Former needs a multiple of {GROUPS} as width, got {self.width}")
+        check_width("Mask2Former", self.width)
         least = min(self.queries, self.pixel_layers, self.query_layers)
         if least < 1 or self.points < 4:
             raise InputError(
                 "Mask2Former needs at least 1 query and layer of each kind and 4 points, got "
                 f"{self.queries}, {self.pixel_layers}, {self.query_layers} and {self.points}"
             )
-
-
-def sine_positions(size: Size, width: int, like: Tensor) -> Tensor:
-    """Return ``(1, h * w, width)`` sines and cosines, of rows in the first half of the channels."""
-    halves = []
-    power = torch.arange(width // 4, device=like.device, dtype=like.dtype) * 4 / width
-    for side in size:
-        place = torch.arange(1, side + 1, device=like.device, dtype=like.dtype)
-        angle = (place / (side + 1e-6) * 2 * math.pi)[:, None] / 10000**power
-        halves.append(torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1))
-    rows, columns = halves
-    grid = (size[0], size[1], width // 2)
-    both = [rows[:, None].expand(grid), columns[None].expand(grid)]
-    return torch.cat(both, dim=2).reshape(1, -1, width)
 
 
 class DeformableAttention(nn.Module):
@@ -232,39 +226,6 @@ def centres(size: Size, like: Tensor) -> Tensor:
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], 2).flatten(0, 1)
 
 
-def ffn(width: int, hidden: int) -> nn.Sequential:
-    """Return two linear layers with ReLU between."""
-    first, second = nn.Linear(width, hidden), nn.Linear(hidden, width)
-    nn.init.xavier_uniform_(first.weight)
-    nn.init.xavier_uniform_(second.weight)
-    return nn.Sequential(first, nn.ReLU(), second)
-
-
-class QueryAttention(nn.Module):
-    """Queries take from tokens: ``(N, Q, w)`` and ``(N, T, w)`` to ``(N, Q, w)``."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        for layer in (self.qkv, self.out):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None
-    ) -> Tensor:
-        """Return the sum; ``allowed`` ``(N, Q, T)`` is true where a query may look."""
-        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        q, k, v = (
-            torch.unflatten(F.linear(x, w, b), -1, (HEADS, -1)).transpose(1, 2)
-            for x, w, b in zip((query, key, value), weights, biases, strict=True)
-        )
-        mask = None if allowed is None else allowed[:, None]
-        out = F.scaled_dot_product_attention(q, k, v, mask)
-        projected: Tensor = self.out(out.transpose(1, 2).flatten(2))
-        return projected
-
-
 class QueryLayer(nn.Module):
     """Attention to a scale, then to each other, then an MLP, each normalised with its input."""
 
@@ -328,13 +289,7 @@ class Mask2Former(SegmentationModel):
         self.layers = nn.ModuleList(QueryLayer(width) for _ in range(config.query_layers))
         self.norm = nn.LayerNorm(width)
         self.classify = nn.Linear(width, config.num_classes + 1)
-        self.mask_head = nn.Sequential(
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-        )
+        self.mask_head = mask_mlp(width)
 
     def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``"logits"``, ``"masks"``, ``"classes"`` and those before each layer."""
@@ -359,21 +314,17 @@ class Mask2Former(SegmentationModel):
     def predict(self, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return masks ``(N, Q, H/4, W/4)`` and classes ``(N, Q, K + 1)`` of the queries so far."""
         x = self.norm(x)
-        return torch.einsum("nqc,nchw->nqhw", self.mask_head(x), pixels), self.classify(x)
+        return masks_of(self.mask_head(x), pixels), self.classify(x)
 
     def loss(
         self, heads: Mapping[str, Tensor], target: Tensor, criterion: Criterion
     ) -> dict[str, Tensor]:
         """Return the paper's terms over all predictions; ``criterion`` has no part in them."""
-        names = ["", *(str(i + 1) for i in range(len(self.layers)))]
-        predictions = [(heads[f"classes{name}"], heads[f"masks{name}"]) for name in names]
-        height, width = heads["masks"].shape[-2:]
-        size = (4 * height, 4 * width)
-        return total_loss(predictions, target, heads["logits"].shape[1], size, self.weights)
+        return layers_loss(heads, target, len(self.layers), self.weights)
 
     def no_weight_decay(self) -> set[str]:
-        """Return what the authors' code holds as embeddings."""
-        return {"queries", "query_places", "scale"}
+        """Return what the authors' code holds as embeddings, and the tables of Swin."""
+        return {"queries", "query_places", "scale"} | tables_of(self)
 
 
 def inside(masks: Tensor, size: Size) -> Tensor:

@@ -8,6 +8,7 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,16 @@ class Weights(NamedTuple):
     dice: float = 5.0
     nothing: float = 0.1  # of queries that are matched with no segment
     points: int = 12544  # at which masks are compared
+
+
+class Comparison(NamedTuple):
+    """How logits of masks are compared with segments: a term for the masks, and one of overlap."""
+
+    costs: Callable[[Tensor, Tensor, Weights], tuple[Tensor, Tensor]]
+    """``(Q, h, w)`` and ``(S, H, W)`` to two of ``(Q, S)``, each mask with each segment."""
+
+    terms: Callable[[Tensor, Tensor, Weights], tuple[Tensor, Tensor]]
+    """``(M, h, w)`` and ``(M, H, W)`` to two means, each mask with its segment."""
 
 
 def segments_of(target: Tensor, num_classes: int, dtype: torch.dtype) -> list[Segments]:
@@ -110,7 +121,45 @@ def uncertain_points(masks: Tensor, count: int) -> Tensor:
     return torch.cat([chosen, rest], dim=1)
 
 
-def matched(classes: Tensor, masks: Tensor, segments: Segments, weights: Weights) -> Tensor:
+def dice_costs(shares: Tensor, truth: Tensor) -> Tensor:
+    """Return ``(Q, S)`` Dice losses of probabilities ``(Q, P)`` with all of ``(S, P)``."""
+    overlap = 2 * shares @ truth.T
+    return 1 - (overlap + 1) / (shares.sum(-1)[:, None] + truth.sum(-1)[None] + 1)
+
+
+def dice_term(shares: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean Dice loss of probabilities ``(M, P)``, each with its own of ``(M, P)``."""
+    overlap = 2 * (shares * truth).sum(-1)
+    return (1 - (overlap + 1) / (shares.sum(-1) + truth.sum(-1) + 1)).mean()
+
+
+def point_costs(masks: Tensor, truth: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Return cross entropy and Dice at random points, the same for all masks."""
+    points = torch.rand(1, weights.points, 2, dtype=masks.dtype, device=masks.device)
+    got, want = at_points(masks, points), at_points(truth, points)
+    positive, negative = F.softplus(-got), F.softplus(got)
+    bce = (positive @ want.T + negative @ (1 - want).T) / weights.points
+    return bce, dice_costs(got.sigmoid(), want)
+
+
+def point_terms(masks: Tensor, truth: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Return cross entropy and Dice at points of each mask, most where it is uncertain."""
+    points = uncertain_points(masks.detach(), weights.points)
+    got, want = at_points(masks, points), at_points(truth, points)
+    return F.binary_cross_entropy_with_logits(got, want), dice_term(got.sigmoid(), want)
+
+
+POINTS = Comparison(point_costs, point_terms)
+"""That of Mask2Former."""
+
+
+def matched(
+    classes: Tensor,
+    masks: Tensor,
+    segments: Segments,
+    weights: Weights,
+    comparison: Comparison = POINTS,
+) -> Tensor:
     """Return the query ``(S,)`` that each segment of an image is matched with.
 
     Args:
@@ -118,23 +167,22 @@ def matched(classes: Tensor, masks: Tensor, segments: Segments, weights: Weights
         masks: ``(Q, h, w)`` logits.
         segments: of the image.
         weights: of the terms.
+        comparison: of masks with segments.
     """
     with torch.no_grad():
-        points = torch.rand(1, weights.points, 2, dtype=masks.dtype, device=masks.device)
-        got, want = at_points(masks, points), at_points(segments.masks, points)
-        positive, negative = F.softplus(-got), F.softplus(got)
-        bce = (positive @ want.T + negative @ (1 - want).T) / weights.points
-        share = got.sigmoid()
-        overlap = 2 * share @ want.T
-        dice = 1 - (overlap + 1) / (share.sum(-1)[:, None] + want.sum(-1)[None] + 1)
+        mask, dice = comparison.costs(masks, segments.masks, weights)
         right = classes.softmax(-1)[:, segments.classes]
-        cost = weights.masks * bce + weights.dice * dice - weights.classes * right
+        cost = weights.masks * mask + weights.dice * dice - weights.classes * right
         table = cost.T.double().nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
     return torch.as_tensor(assign(table[: cost.shape[0]]), device=masks.device)
 
 
 def set_loss(
-    classes: Tensor, masks: Tensor, segments: list[Segments], weights: Weights
+    classes: Tensor,
+    masks: Tensor,
+    segments: list[Segments],
+    weights: Weights,
+    comparison: Comparison = POINTS,
 ) -> dict[str, Tensor]:
     """Return the weighted terms ``"classes"``, ``"masks"`` and ``"dice"`` of one prediction.
 
@@ -143,6 +191,7 @@ def set_loss(
         masks: ``(N, Q, h, w)`` logits.
         segments: of each image, at any resolution; at most Q.
         weights: of the terms.
+        comparison: of masks with segments.
     """
     n, queries, outputs = classes.shape
     wanted = torch.full((n, queries), outputs - 1, device=classes.device)
@@ -150,7 +199,7 @@ def set_loss(
     for i, each in enumerate(segments):
         if len(each.classes) == 0:
             continue
-        chosen = matched(classes[i], masks[i], each, weights)
+        chosen = matched(classes[i], masks[i], each, weights, comparison)
         wanted[i, chosen] = each.classes[: len(chosen)]
         got.append(masks[i, chosen])
         want.append(each.masks[: len(chosen)])
@@ -158,13 +207,8 @@ def set_loss(
     share[-1] = weights.nothing
     terms = {"classes": F.cross_entropy(classes.transpose(1, 2), wanted, share)}
     if got:
-        logits, truth = torch.cat(got), torch.cat(want)
-        points = uncertain_points(logits.detach(), weights.points)
-        at, right = at_points(logits, points), at_points(truth, points)
-        terms["masks"] = F.binary_cross_entropy_with_logits(at, right)
-        at = at.sigmoid()
-        overlap = 2 * (at * right).sum(-1)
-        terms["dice"] = (1 - (overlap + 1) / (at.sum(-1) + right.sum(-1) + 1)).mean()
+        mask, dice = comparison.terms(torch.cat(got), torch.cat(want), weights)
+        terms |= {"masks": mask, "dice": dice}
     else:
         terms["masks"] = terms["dice"] = 0 * masks.sum()
     return {name: getattr(weights, name) * term for name, term in terms.items()}
@@ -176,6 +220,7 @@ def total_loss(
     num_classes: int,
     size: tuple[int, int],
     weights: Weights,
+    comparison: Comparison = POINTS,
 ) -> dict[str, Tensor]:
     """Return the terms summed over the ``(classes, masks)`` of every layer.
 
@@ -185,12 +230,13 @@ def total_loss(
         num_classes: K.
         size: of the padded images, to which the masks belong.
         weights: of the terms.
+        comparison: of masks with segments.
     """
     height, width = size
     padding = (0, width - target.shape[-1], 0, height - target.shape[-2])
     padded = F.pad(target, padding, value=IGNORE)
     segments = segments_of(padded, num_classes, predictions[0][1].dtype)
-    terms = [set_loss(classes, masks, segments, weights) for classes, masks in predictions]
+    terms = [set_loss(*each, segments, weights, comparison) for each in predictions]
     return {name: torch.stack([each[name] for each in terms]).sum() for name in terms[0]}
 
 

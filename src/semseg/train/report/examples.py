@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from semseg.data import Sample
+from semseg.core.checks import InputError
+from semseg.data import Sample, dataset_entry
 from semseg.metrics import ConfusionMatrix
 from semseg.predict.predictor import Predictor
 from semseg.predict.render import panels
@@ -67,6 +68,8 @@ def choose_examples(run: Path, count: int) -> Examples:
         SemsegError: the data are not where the run found them, or the weights are damaged.
     """
     config = load_recipe(run)
+    if (held := dataset_entry(config.data.name).holds) != "images":
+        raise InputError(f"{config.data.name} holds {held}, of which there are no pictures")
     device = None if config.train.device == "auto" else config.train.device
     predictor = Predictor(run, device)
     dataset = open_split(config, "val", cache=False)
