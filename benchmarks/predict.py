@@ -68,7 +68,7 @@ def main(
     text = json.dumps(result, indent=1) + "\n"
     sys.stdout.write(text)
     if out:
-        write_atomic(RESULTS / f"{out}.json", lambda file: file.write(text.encode()))
+        write_atomic(RESULTS / f"{out}.json", lambda file: file.write_bytes(text.encode()))
 
 
 def measure(folder: Path, files: list[Path], rounds: int) -> dict[str, Any]:

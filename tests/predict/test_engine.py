@@ -31,7 +31,7 @@ def install(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor])
     """Make ``fused`` compute ``change`` of the right logits."""
 
     def backend(scores: Scores, precision: str) -> Compile:
-        return lambda example: lambda images: change(scores(images))
+        return lambda example, streams: lambda images: change(scores(images))
 
     monkeypatch.setitem(BACKENDS, "fused", backend)
 

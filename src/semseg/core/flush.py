@@ -36,6 +36,9 @@ class FlushingThread:
     the threads that share its operations copy the rule only when they start. A new thread gets
     new ones. The caller's own rule stays as it is.
 
+    Args:
+        threads: how many calls run at a time.
+
     Example:
         >>> thread = FlushingThread()
         >>> tiny = torch.tensor([1e-39])
@@ -43,9 +46,9 @@ class FlushingThread:
         0.0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self._executor = ThreadPoolExecutor(
-            1, "semseg", initializer=torch.set_flush_denormal, initargs=(True,)
+            threads, "semseg", initializer=torch.set_flush_denormal, initargs=(True,)
         )
 
     def run(self, function: Callable[[], T]) -> T:

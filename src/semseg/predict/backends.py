@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable
 from functools import cached_property
 from importlib.util import find_spec
+from queue import Queue
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from semseg.models.base import SegmentationModel
 Compute = Callable[[Tensor], Tensor]
 """From images ``(N, C, H, W)`` to logits, of the network's own stride where it has one."""
 
-Compile = Callable[[Tensor], Compute]
-"""Makes a :data:`Compute` for images of the size of those given."""
+Compile = Callable[[Tensor, int], Compute]
+"""Makes a :data:`Compute` for images of the size of those given, which so many threads may call at
+a time; only OpenVINO gains by more than one."""
 
 HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions by name."""
@@ -52,14 +54,14 @@ class Scores(nn.Module):
 
 def eager(scores: Scores, precision: str) -> Compile:
     """PyTorch, the network as it is: the arithmetic of validation."""
-    return lambda example: _cast(scores, precision, example)
+    return lambda example, streams: _cast(scores, precision, example)
 
 
 def fused(scores: Scores, precision: str) -> Compile:
     """PyTorch, with norms folded and channels last: the same function, other rounding."""
     form = scores.fused.to(memory_format=torch.channels_last)
 
-    def compile_for(example: Tensor) -> Compute:
+    def compile_for(example: Tensor, streams: int) -> Compute:
         run = _cast(form, precision, example)
         return lambda images: run(images.contiguous(memory_format=torch.channels_last))
 
@@ -69,7 +71,7 @@ def fused(scores: Scores, precision: str) -> Compile:
 def compiled(scores: Scores, precision: str) -> Compile:
     """``torch.compile`` of the folded network; on a CPU it needs a C++ compiler."""
     form = torch.compile(scores.fused, dynamic=False)
-    return lambda example: _cast(form, precision, example)
+    return lambda example, streams: _cast(form, precision, example)
 
 
 def onnxruntime(scores: Scores, precision: str) -> Compile:
@@ -79,7 +81,7 @@ def onnxruntime(scores: Scores, precision: str) -> Compile:
         raise InputError(f"onnxruntime computes in fp32 here, got {precision}; take openvino")
     form = scores.fused
 
-    def compile_for(example: Tensor) -> Compute:
+    def compile_for(example: Tensor, streams: int) -> Compute:
         import onnxruntime as ort
 
         file: Any = io.BytesIO()  # as good as a path there, though its type does not say so
@@ -110,25 +112,30 @@ def openvino(scores: Scores, precision: str) -> Compile:
     form = scores.fused
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
-        "PERFORMANCE_HINT": "LATENCY",
         "CPU_DENORMALS_OPTIMIZATION": True,
     }
 
-    def compile_for(example: Tensor) -> Compute:
+    def compile_for(example: Tensor, streams: int) -> Compute:
         import openvino as ov
 
         # anew for each size: what a program holds as numbers is then right
         with torch.inference_mode(False), torch.no_grad():
             program = torch.export.export(form, (example.clone(),))
         graph = ov.convert_model(program)
-        settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
-        compiled = kept(lambda: ov.Core().compile_model(graph, "CPU", settings))
-        request = compiled.create_infer_request()
+        own = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": streams}
+        compiled = kept(lambda: ov.Core().compile_model(graph, "CPU", settings | own))
+        free: Queue[Any] = Queue()
+        for _ in range(streams):
+            free.put(compiled.create_infer_request())
 
         def compute(images: Tensor) -> Tensor:
-            kept(lambda: request.infer([images.numpy()], share_inputs=True))
-            # a copy, because the next image is written into the same place
-            return torch.from_numpy(request.get_output_tensor().data.copy())
+            request = free.get()
+            try:
+                kept(lambda: request.infer([images.numpy()], share_inputs=True))
+                # a copy, because the next image is written into the same place
+                return torch.from_numpy(request.get_output_tensor().data.copy())
+            finally:
+                free.put(request)
 
         return compute
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import RLock
 
+import torch
 from torch import Tensor
 
 from semseg.core.checks import InputError, unknown_name
@@ -58,6 +60,8 @@ class Engine:
             for name in choose(backend, next(model.parameters()).device)
             for wanted in _precisions(name, precision)
         }
+        self.streams = 1
+        self._lock = RLock()
         self._worth: frozenset[tuple[int, int]] | None = None
         self._ready: dict[tuple[int, ...], Compute] = {}
 
@@ -73,24 +77,33 @@ class Engine:
             return self._plainly(images)
         if self.plain or (size not in self._ready and len(self._ready) >= SIZES):
             return self._plainly(images)
-        if size not in self._ready:
-            self._ready[size], logits = self._proved(images)
-            if len(self._ready) == SIZES:
-                self.notes.append(f"PyTorch computes images of other sizes than these {SIZES}")
-            return logits
+        with self._lock:  # one thread proves, the others wait for it
+            if size not in self._ready:
+                self._ready[size], logits = self._proved(images)
+                if len(self._ready) == SIZES:
+                    self.notes.append(f"PyTorch computes images of other sizes than these {SIZES}")
+                return logits
         return self._ready[size](images)
 
     def expect(self, sizes: Mapping[tuple[int, int], int]) -> None:
         """Say how many images will come, by their size as the network takes them.
 
-        With ``"auto"``, PyTorch computes those of which there are fewer than :data:`MANY`.
+        With ``"auto"``, PyTorch computes those of which there are fewer than :data:`MANY`. OpenVINO
+        then computes as many at a time as there are threads (:attr:`streams`), which takes longer
+        for one and less for all.
         """
+        if (
+            "openvino" in (name for name, _ in self._ways)
+            and max(sizes.values(), default=0) >= MANY
+        ):
+            self.streams = torch.get_num_threads()
         if self.backend == "auto":
             often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SIZES]
             self._worth = frozenset(size for size in often if sizes[size] >= MANY)
 
     def _plainly(self, images: Tensor) -> Tensor:
-        out: Tensor = self.scores(images)
+        with self._lock:  # PyTorch takes all cores for one image
+            out: Tensor = self.scores(images)
         return out
 
     def _proved(self, images: Tensor) -> tuple[Compute, Tensor]:
@@ -106,7 +119,7 @@ class Engine:
     ) -> tuple[Compute, Tensor] | None:
         what = f"{name} {precision} at {images.shape[-2]} x {images.shape[-1]}"
         try:
-            compute = self._ways[name, precision](images)
+            compute = self._ways[name, precision](images, self.streams)
             logits = compute(images)
         except Exception as error:  # of a package's own kinds
             reason = first_line(error)

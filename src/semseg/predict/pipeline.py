@@ -45,13 +45,14 @@ def decoded(
 def predicted(predictor: Predictor, jobs: Iterable[AnyJob]) -> Iterator[AnyJob]:
     """Yield each job with its prediction and what the manifest tells of it, or failed.
 
-    The next image is normalised while the network, which takes one at a time, sees this one.
+    The next image is normalised while the network sees as many as it takes at a time.
     """
-    with ThreadPoolExecutor(2, "semseg-predict") as pool:
+    workers = predictor.engine.streams + 1
+    with ThreadPoolExecutor(workers, "semseg-predict") as pool:
         waiting: deque[Future[AnyJob]] = deque()
         for job in jobs:
             waiting.append(pool.submit(_predict, predictor, job))
-            if len(waiting) > 1:
+            if len(waiting) >= workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

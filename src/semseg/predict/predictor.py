@@ -147,6 +147,8 @@ class Predictor:
             windows = self.tiling.windows(*size) if tiles else [size]
             seen.update(self.model.padded_size(w) if own else w for w in windows)
         self.engine.expect(seen)
+        if self.engine.streams > 1:
+            self._thread = FlushingThread(self.engine.streams)
 
     def scores(self, images: Tensor) -> Tensor:
         """Return the logits ``(N, K, H, W)`` of normalised images, at their size."""

@@ -108,7 +108,7 @@ def predict_files(
         kept = _kept(out, jobs, records)
         done_before = {record["image"] for record in kept}
         left = [job for job in jobs if str(job.path) not in done_before]
-        if predictor.engine.backend == "auto":
+        if not predictor.engine.plain:
             predictor.expect(sizes(images))
         load = partial(_load, predictor, max_pixels)
         with (

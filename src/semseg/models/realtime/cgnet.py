@@ -142,6 +142,7 @@ def halving_block(cin: int, cout: int, dilation: int, reduction: int) -> nn.Sequ
     paper_size=(1024, 2048),
     published=(
         Published("Cityscapes test", 64.8, "authors' README; one scale"),
+        Published("CamVid test", 65.6, "paper, CamVid table; not checked against its text"),
         Published("Cityscapes val", 68.27, "MMSegmentation's README, retrained at 512 x 1024"),
     ),
     preprocessing=Preprocessing(mean=CITYSCAPES.mean, std=(1 / 255,) * 3),

@@ -119,6 +119,7 @@ def init_(model: nn.Module) -> None:
     paper_size=(512, 1024),
     published=(
         Published("Cityscapes test", 67.32, "authors' README; 512 x 1024 images, enlarged by 2"),
+        Published("CamVid test", 66.4, "paper, CamVid table; not checked against its text"),
     ),
     preprocessing=UNIT,
     verified="reference output",
