@@ -71,8 +71,8 @@ def test_the_command_looks_several_times_and_in_tiles(
     for name, options in {
         "plain": ["--backend", "eager"],
         "fused": ["--backend", "fused"],
-        "tiles": ["--tile", "48", "--overlap", "0.5", "--blend", "cosine"],
-        "views": ["--tta", "hflip", "scale=0.5", "--tta-mean", "logits"],
+        "tiles": ["--backend", "eager", "--tile", "48", "--overlap", "0.5", "--blend", "cosine"],
+        "views": ["--backend", "eager", "--tta", "hflip", "scale=0.5", "--tta-mean", "logits"],
     }.items():
         out = tmp_path / name
         call = ["predict", str(weights), str(photos), "--out", str(out), "--device", "cpu"]
