@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -81,6 +84,32 @@ def test_what_a_backend_returns_is_not_changed_by_the_next_image() -> None:
         kept = first.clone()
         engine(-image(1, 3, 64, 64))
     assert torch.equal(first, kept)
+
+
+SIGNALLED = """
+import os, signal, torch
+from semseg.models import create_model
+from semseg.predict.backends import BACKENDS, Scores
+
+model = create_model("fcn_32s_vgg16", num_classes=3, width=4).eval()
+make = BACKENDS["openvino"](Scores(model, own_stride=False), "fp32")
+with torch.inference_mode():
+    first, second = (make(torch.zeros(1, 3, side, side), 1) for side in (32, 64))
+del first
+del second  # in the order they were made
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_signals_are_handled_after_openvino() -> None:
+    """On a processor with AMX, each of its cores gives the thread another stack for signals."""
+    pytest.importorskip("openvino")
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_a_network_that_enlarges_by_itself_gives_scores_of_full_size() -> None:

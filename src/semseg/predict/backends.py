@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from queue import Queue
 from typing import Any
@@ -116,14 +116,14 @@ def openvino(scores: Scores, precision: str) -> Compile:
     }
 
     def compile_for(example: Tensor, streams: int) -> Compute:
-        import openvino as ov
+        from openvino import convert_model
 
         # anew for each size: what a program holds as numbers is then right
         with torch.inference_mode(False), torch.no_grad():
             program = torch.export.export(form, (example.clone(),))
-        graph = ov.convert_model(program)
+        graph = convert_model(program)
         own = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": streams}
-        compiled = kept(lambda: ov.Core().compile_model(graph, "CPU", settings | own))
+        compiled = kept(lambda: _openvino_core().compile_model(graph, "CPU", settings | own))
         free: Queue[Any] = Queue()
         for _ in range(streams):
             free.put(compiled.create_infer_request())
@@ -140,6 +140,19 @@ def openvino(scores: Scores, precision: str) -> Compile:
         return compute
 
     return compile_for
+
+
+@cache
+def _openvino_core() -> Any:
+    """Return the one core of this process, which is never released.
+
+    Where a processor has AMX, each core gives its thread another stack for signals. Of two cores
+    released in the order they were made, the second puts back the stack of the first, which is
+    gone by then: the next signal, e.g. of a data loader's process that ends, kills the program.
+    """
+    from openvino import Core
+
+    return Core()
 
 
 BACKENDS: dict[str, Callable[[Scores, str], Compile]] = {
