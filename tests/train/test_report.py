@@ -21,8 +21,10 @@ from semseg.data import build_dataset
 from semseg.metrics import ConfusionMatrix
 from semseg.predict import Predictor
 from semseg.train import train
+from semseg.train.config import load_recipe
+from semseg.train.evaluation import measure_run
 from semseg.train.report import write_report
-from semseg.train.report.plots import curves, heat_map
+from semseg.train.report.plots import curves, heat_map, reliability
 
 DATA = {"size": [32, 48], "length": 12}
 RECIPE: dict[str, Any] = {
@@ -108,7 +110,8 @@ def test_headline_and_rule(run: Path) -> None:
     result, page = result_of(run), Page(run / "report.html")
     counted = sum(value is not None for value in result["iou"].values())
     rule = f"Mean over {counted} of 8 classes: those that occur in truth or predictions"
-    assert f"{100 * result['miou']:.2f} % mIoU {rule} (rule: present )" in page.text
+    assert page.text.count(f"{100 * result['miou']:.2f} % mIoU") == 1
+    assert f"{rule} (rule: present )" in page.text
     assert "of 12 validation images at their own size, in float32" in page.text
     assert f"Weights of epoch {result['epoch']}, the best of 2 validations." in page.text
     assert f"pixel accuracy {100 * result['accuracy']:.1f} %" in page.text
@@ -128,8 +131,40 @@ def test_other_rules(run: Path, rule: str, text: str) -> None:
     assert text in Page(run / "report.html").text
 
 
+def test_interval_and_calibration_are_those_of_validate(run: Path) -> None:
+    write_report(run)
+    result, text = result_of(run), Page(run / "report.html").text
+    measured = measure_run(run, device="cpu", metrics=["ece"], interval=True)
+    assert measured.interval is not None
+    assert result["interval"] == measured.interval.to_dict()
+    low, high = (100 * bound for bound in result["interval"]["miou"])
+    assert f"{low:.1f} to {high:.1f} % in 95 of 100 drawings" in text
+    error = measured.metrics["ece"]["ece"]
+    assert f"Expected calibration error {100 * error:.2f} %" in text
+    assert "labelled pixels of all 12 validation images" in text
+    assert re.search(r"prediction, one image at a time [\d.]+ images/s", text)
+
+
+def test_commands_to_repeat_the_run(run: Path) -> None:
+    write_report(run, images=0)
+    text = Page(run / "report.html").text
+    assert f"semseg train {run}/config.yaml --name small-again" in text
+    assert f"semseg reproduce {run}" in text
+    assert load_recipe(run / "config.yaml", {"name": "small-again"}).folder.name == "small-again"
+
+
+def test_a_run_that_knows_no_interval(run: Path) -> None:
+    result = result_of(run)
+    del result["interval"]
+    (run / "result.json").write_text(json.dumps(result))
+    write_report(run, images=0)
+    assert "drawings" not in Page(run / "report.html").text
+
+
 def test_table_of_classes(run: Path) -> None:
     result = result_of(run)
+    bounds = [[0.1, 0.25]] * 6 + [[None, None]] + [[0.1, 0.2]]
+    change(run / "result.json", interval=result["interval"] | {"iou": bounds})
     counts = np.array(result["confusion"])
     counts[6], counts[:, 6] = 0, 0
     iou = result["iou"] | {"ball": None}
@@ -137,9 +172,9 @@ def test_table_of_classes(run: Path) -> None:
     write_report(run, images=0)
     text = Page(run / "report.html").text
     training = json.loads((run / "data.json").read_text())["frequencies"]
-    assert f"ball – – – 0 0 {100 * training['ball']:.2f}" in text
+    assert f"ball – – – – 0 0 {100 * training['ball']:.2f}" in text
     truth, predicted = counts[0].sum(), counts[:, 0].sum()
-    row = [f"{100 * iou['sky']:.1f}", f"{100 * counts[0, 0] / truth:.1f}"]
+    row = [f"{100 * iou['sky']:.1f}", "10.0 – 25.0", f"{100 * counts[0, 0] / truth:.1f}"]
     row += [f"{100 * counts[0, 0] / predicted:.1f}" if predicted else "–"]
     row += [f"{truth:,}", f"{predicted:,}", f"{100 * training['sky']:.2f}"]
     assert " ".join(["sky", *row]) in text
@@ -234,6 +269,7 @@ def test_plots_take_the_colours_of_the_page() -> None:
     for svg in (
         curves("a", {"one": ([1, 2], [0.5, 0.25]), "two": ([2], [0.1])}, mark=2),
         heat_map("b", np.eye(3, dtype=np.int64), ["x", "y", "z"]),
+        reliability("c", [(0.5, 0.25, 3), (0.9, 1.0, 1)]),
     ):
         assert svg.startswith("<svg")
         assert "currentColor" in svg

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from semseg.data import build_dataset
+from semseg.predict import Predictor
+from semseg.predict.render import strip
 from semseg.train import train
 from semseg.train.trackers import INSTALLED, Trackers, missing
 
@@ -14,10 +21,13 @@ from semseg.train.trackers import INSTALLED, Trackers, missing
 class Pages:
     """An accelerator as far as trackers see one."""
 
-    def __init__(self, fail: bool = False, hang: threading.Event | None = None) -> None:
-        self.fail, self.hang = fail, hang
+    def __init__(
+        self, fail: bool = False, hang: threading.Event | None = None, name: str = "wandb"
+    ) -> None:
+        self.fail, self.hang, self.name = fail, hang, name
         self.trackers: list[Any] = [self]
         self.rows: list[tuple[dict[str, float], int]] = []
+        self.shown: list[tuple[str, tuple[int, ...], int]] = []
         self.finished = False
 
     def init_trackers(self, project: str) -> None:
@@ -28,6 +38,9 @@ class Pages:
         if self.fail:
             raise ConnectionError("no route to host\nand much more")
         self.rows.append((row, step))
+
+    def log_images(self, pictures: dict[str, np.ndarray], step: int) -> None:
+        self.shown += [(name, picture.shape, step) for name, picture in pictures.items()]
 
     def finish(self) -> None:
         self.finished = True
@@ -41,6 +54,31 @@ def test_rows_are_sent_in_order() -> None:
     assert [step for _, step in pages.rows] == [0, 1, 2]
     assert pages.finished
     assert not said
+
+
+@pytest.mark.parametrize(("name", "count"), [("wandb", 1), ("mlflow", 0)])
+def test_pictures_are_sent_where_they_are_shown(name: str, count: int) -> None:
+    pages, said = Pages(name=name), []
+    with Trackers(pages, said.append) as trackers:
+        trackers.show({"val/0": np.zeros((2, 3, 3), np.uint8)}, 7)
+    assert not said
+    assert pages.shown == [("val/0", (1, 2, 3, 3), 7)] * count
+
+
+def test_tensorboard_shows_validation_images(recipe: dict[str, Any]) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe["train"] |= {"epochs": 2}
+    run = train(recipe)
+    page = events.EventAccumulator(str(run.folder / "tensorboard" / "semseg")).Reload()
+    assert page.Tags()["images"] == [f"val/{i}" for i in range(4)]
+    shown = page.Images("val/0")
+    assert [one.step for one in shown] == [3, 6]
+    image = Image.open(io.BytesIO(shown[-1].encoded_image_string))
+    sample = build_dataset("synthetic", "val", **recipe["data"]["settings"])[0]
+    pixels, truth = (x.as_subclass(torch.Tensor) for x in (sample.image, sample.mask))
+    found = Predictor(run.folder / "last.safetensors", "cpu")(pixels)
+    want = strip(pixels.permute(1, 2, 0).numpy(), truth.numpy(), found.mask, found.labels)
+    assert np.array_equal(np.asarray(image), np.asarray(want))
 
 
 def test_one_that_fails_is_left_out() -> None:

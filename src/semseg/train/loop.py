@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import chain
 
 import torch
 from torch import Tensor
 
-from semseg.core.checks import InputError
 from semseg.data.loader import Batch
 from semseg.train import artefacts, folder
 from semseg.train.checkpoint import Position
-from semseg.train.evaluation import evaluate
 from semseg.train.network import freeze_norms
 from semseg.train.optim import lr_factor, set_lr
 from semseg.train.profiling import Profile
 from semseg.train.progress import Display, StopSignals
 from semseg.train.session import Session
 from semseg.train.trackers import Trackers
+from semseg.train.validation import pictures, validate
 from semseg.train.watch import CHECK_EVERY, LossWatch
 
 
@@ -169,28 +166,14 @@ class Loop:
     def _validate(self, row: dict[str, float]) -> bool:
         """Score the average weights into ``row``; keep them and return true if they are best."""
         session, position = self.session, self.position
-        if self.world > 1:  # batch-norm statistics differ between processes
-            for tensor in chain(session.average.parameters(), session.average.buffers()):
-                torch.distributed.broadcast(tensor.data, 0)
-        matrix = evaluate(
-            session.average.module,
-            session.parts.val,
-            session.parts.preprocessing,
-            device=self.device,
-            workers=session.config.data.workers,
-            share=(self.accelerator.process_index, self.world),
-            progress=self._show_validation,
-        )
-        matrix.counts = self.accelerator.reduce(matrix.counts.to(self.device), "sum")
-        scores = matrix.scores()
-        if math.isnan(scores.miou):
-            raise InputError(f"no pixel of {session.config.data.name} val is labelled; check it")
-        row |= artefacts.score_columns(scores)
-        if position.best and not scores.miou > position.best["miou"]:
+        found = validate(session, self._show_validation)
+        if self.main and self.trackers.wanted:
+            self.trackers.show(pictures(session), position.step)
+        row |= artefacts.score_columns(found.scores)
+        if position.best and not found.scores.miou > position.best["miou"]:
             return False
         position.best = {
-            **scores.to_dict(session.parts.labels.names),
-            "confusion": matrix.counts.tolist(),
+            **found.to_dict(session.parts.labels.names),
             "epoch": position.epoch + 1,
             "step": position.step,
         }

@@ -1,4 +1,4 @@
-"""Experiment pages: scores are sent from a thread of their own, and no page can stop a run."""
+"""Experiment pages: all is sent to them from a thread of its own, and none can stop a run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import is_mlflow_available, is_tensorboard_available, is_wandb_available
+from numpy.typing import NDArray
 
 INSTALLED: dict[str, Callable[[], bool]] = {
     "tensorboard": is_tensorboard_available,
@@ -23,12 +25,15 @@ HINTS = {
     "mlflow": "pip install mlflow",
 }
 
+SHOWN: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}
+"""Trackers that show pictures, and what they have to be told of them."""
+
 PATIENCE = 20.0
 """Seconds that the end of a run waits for what was not sent yet."""
 
 
 class Trackers:
-    """Sends rows of scores to the trackers of an accelerator.
+    """Sends rows of scores and pictures to the trackers of an accelerator.
 
     A tracker that raises is told in one line and gets nothing more; one that hangs holds up
     nothing but itself.
@@ -41,7 +46,7 @@ class Trackers:
     def __init__(self, accelerator: Accelerator, say: Callable[[str], None]) -> None:
         self.accelerator = accelerator
         self.say = say
-        self._rows: queue.Queue[tuple[Mapping[str, Any], int] | None] = queue.Queue()
+        self._items: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._send, name="trackers", daemon=True)
         self._thread.start()
 
@@ -51,7 +56,7 @@ class Trackers:
 
     def __exit__(self, *error: object) -> None:
         """Wait until everything is sent, but not for long."""
-        self._rows.put(None)
+        self._items.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             self.say(
@@ -60,15 +65,30 @@ class Trackers:
             )
         self.accelerator.trackers = []  # the accelerator's own end would wait for them again
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a page to send to."""
+        return bool(self.accelerator.log_with)
+
     def log(self, row: Mapping[str, Any], step: int) -> None:
         """Send one row; returns at once."""
-        self._rows.put((row, step))
+        self._items.put(lambda: self.accelerator.log(dict(row), step))
+
+    def show(self, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
+        """Send pictures ``(H, W, 3)`` by name; returns at once."""
+        self._items.put(lambda: self._show(pictures, step))
+
+    def _show(self, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
+        batches = {name: picture[None] for name, picture in pictures.items()}
+        for tracker in self.accelerator.trackers:
+            if tracker.name in SHOWN:
+                tracker.log_images(batches, step, **SHOWN[tracker.name])
 
     def _send(self) -> None:
         try:
             self.accelerator.init_trackers("semseg")
-            while (item := self._rows.get()) is not None:
-                self.accelerator.log(*item)
+            while (send := self._items.get()) is not None:
+                send()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from semseg.core.checks import SemsegError
 from semseg.core.files import write_text
 from semseg.core.labels import LabelMap
-from semseg.train.report.examples import choose_examples
+from semseg.train.report.examples import Examples, choose_examples
 from semseg.train.report.page import read, read_json, read_rows, render
-from semseg.train.report.plots import curves, heat_map
+from semseg.train.report.plots import curves, heat_map, reliability
 
 RULES = {
     "present": "{counted} of {classes} classes: those that occur in truth or predictions",
@@ -32,6 +33,7 @@ class ClassRow:
         name: of the class.
         color: CSS colour.
         iou: intersection over union.
+        interval: bounds of ``iou`` in 95 of 100 drawings of the validation images.
         recall: share of the truth's pixels that were found.
         precision: share of the predicted pixels that are right.
         truth: pixels in the truth.
@@ -42,6 +44,7 @@ class ClassRow:
     name: str
     color: str
     iou: float | None
+    interval: tuple[float, float] | None
     recall: float | None
     precision: float | None
     truth: int
@@ -78,14 +81,17 @@ def write_report(run: Path, *, images: int = 8) -> Path:
     html = render(
         "report.html",
         name=run.resolve().name,
+        place=shlex.quote(run.as_posix()),
         model=_model(run),
         result=result,
+        interval=result.get("interval"),  # runs of older versions have none
         rule=_rule(result, labels),
         rows=rows,
         plots=_plots(rows, result),
         heat_map=heat_map("confusion", counts, labels.names),
         classes=_classes(labels, result, counts, data),
         examples=examples,
+        reliability=_reliability(examples),
         problem=problem,
         config=read(run / "config.yaml"),
         environment=read_json(run, "environment.json"),
@@ -118,12 +124,14 @@ def _plots(rows: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, str]
 def _classes(
     labels: LabelMap, result: dict[str, Any], counts: NDArray[np.int64], data: dict[str, Any]
 ) -> list[ClassRow]:
+    bounds = result.get("interval", {}).get("iou")
     right, truth, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     return [
         ClassRow(
             name=label.name,
             color="rgb({}, {}, {})".format(*label.color),
             iou=result["iou"][label.name],
+            interval=_bounds(bounds[i]) if bounds else None,
             recall=_share(right[i], truth[i]),
             precision=_share(right[i], predicted[i]),
             truth=int(truth[i]),
@@ -132,6 +140,17 @@ def _classes(
         )
         for i, label in enumerate(labels.classes)
     ]
+
+
+def _bounds(pair: list[float | None]) -> tuple[float, float] | None:
+    low, high = pair
+    return None if low is None or high is None else (low, high)
+
+
+def _reliability(examples: Examples | None) -> str | None:
+    if examples is None or not examples.calibration["reliability"]:
+        return None
+    return reliability("reliability", examples.calibration["reliability"])
 
 
 def _rule(result: dict[str, Any], labels: LabelMap) -> str:

@@ -1,20 +1,22 @@
-"""Validation images for the report: where the network does worst, and where it does best."""
+"""Validation images for the report: where the network does worst and best, and how sure it is."""
 
 from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from semseg.core.checks import InputError
 from semseg.data import Sample, dataset_entry
-from semseg.metrics import ConfusionMatrix
-from semseg.predict.predictor import Predictor
+from semseg.metrics import CalibrationError, ConfusionMatrix
+from semseg.predict.predictor import Prediction, Predictor
 from semseg.predict.render import panels
 from semseg.train.config import load_recipe
 from semseg.train.splits import open_split
@@ -49,12 +51,16 @@ class Examples:
         best: highest score first; none of ``worst``.
         candidates: how many images they were chosen from.
         total: how many images the validation split has.
+        calibration: result of :class:`semseg.metrics.CalibrationError` over the candidates.
+        images_per_second: of prediction, one image at a time, reading not counted.
     """
 
     worst: list[Example]
     best: list[Example]
     candidates: int
     total: int
+    calibration: dict[str, Any]
+    images_per_second: float
 
 
 def choose_examples(run: Path, count: int) -> Examples:
@@ -76,24 +82,41 @@ def choose_examples(run: Path, count: int) -> Examples:
     total = len(dataset)
     candidates = min(total, CANDIDATES)
     indices = [i * total // candidates for i in range(candidates)]
+    labels = predictor.labels
+    calibration = CalibrationError(labels.num_classes, labels.ignore_id)
     scored: list[tuple[float, int]] = []
+    seconds = 0.0
     for index in indices:
         sample = dataset[index]
-        score = _miou(predictor, sample)
+        began = time.perf_counter()
+        found = predictor(sample.image.as_subclass(torch.Tensor), confidence=True)
+        seconds += time.perf_counter() - began
+        score = _miou(found, sample, calibration)
         if score == score:  # nan: nothing in this image is labelled
             scored.append((score, index))
     scored.sort()
     low = scored[: (count + 1) // 2]
     high = scored[len(low) :][::-1][: count // 2]
     examples = [_example(predictor, dataset[index], score) for score, index in (*low, *high)]
-    return Examples(examples[: len(low)], examples[len(low) :], candidates, total)
+    return Examples(
+        worst=examples[: len(low)],
+        best=examples[len(low) :],
+        candidates=candidates,
+        total=total,
+        calibration=calibration.result(),
+        images_per_second=candidates / seconds,
+    )
 
 
-def _miou(predictor: Predictor, sample: Sample) -> float:
-    labels = predictor.labels
+def _miou(found: Prediction, sample: Sample, calibration: CalibrationError) -> float:
+    """Return the score of one image, and count how sure the network was."""
+    labels = found.labels
+    ids, truth = torch.from_numpy(found.mask), sample.mask.as_subclass(torch.Tensor)
+    assert found.confidence is not None
+    sure = torch.from_numpy(found.confidence)
+    calibration.update(ids[None], truth[None], sure[None])
     matrix = ConfusionMatrix(labels.num_classes, labels.ignore_id)
-    mask = predictor(sample.image.as_subclass(torch.Tensor)).mask
-    matrix.update(torch.from_numpy(mask), sample.mask.as_subclass(torch.Tensor))
+    matrix.update(ids, truth)
     return matrix.scores().miou
 
 

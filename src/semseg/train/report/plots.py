@@ -65,6 +65,27 @@ def curves(
         return _svg(figure, name)
 
 
+def reliability(name: str, rows: Sequence[tuple[float, float, int]]) -> str:
+    """Return how often a network is right, over how sure it is.
+
+    Args:
+        name: prefix of the ids in the SVG.
+        rows: ``(mean confidence, accuracy, pixels)`` of each bin that is not empty.
+    """
+    sure, right, pixels = (np.array(column) for column in zip(*rows, strict=True))
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color=_INK, lw=0.8, ls=":")
+        axes.plot(100 * sure, 100 * right, color=ACCENT, lw=1)
+        # areas as shares of the pixels; the smallest can still be seen
+        axes.scatter(100 * sure, 100 * right, s=8 + 300 * pixels / pixels.sum(), color=ACCENT)
+        axes.set_xlabel("confidence, %")
+        axes.set_ylabel("right, %")
+        axes.grid(alpha=0.25, lw=0.5)
+        return _svg(figure, name)
+
+
 def heat_map(name: str, counts: NDArray[np.int64], names: Sequence[str]) -> str:
     """Return a confusion matrix ``(K, K)``, each row as shares of the truth's pixels."""
     truth = counts.sum(axis=1, keepdims=True)
