@@ -21,7 +21,7 @@ from semseg.kernels.mean_field import (
     near_kernel,
     places,
 )
-from semseg.kernels.permutohedral import Backend
+from semseg.kernels.permutohedral import Backend, finite
 
 Widths = float | Sequence[float]
 Compat = float | Sequence[float] | Sequence[Sequence[float]] | Tensor
@@ -218,7 +218,7 @@ def _check(images: Tensor, scores: Tensor, given: str) -> None:
             f"DenseCRF needs at least 2 classes, got {scores.shape[1]}; for one sigmoid channel x "
             "give torch.cat([0 * x, x])"
         )
-    if not scores.isfinite().all():
+    if not finite(scores):
         raise InputError("the scores hold NaN or infinity; DenseCRF needs finite ones")
     if given == "probabilities" and scores.min() < 0:
         raise InputError(

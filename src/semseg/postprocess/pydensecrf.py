@@ -24,6 +24,7 @@ from semseg.kernels.mean_field import (
     near_kernel,
     places,
 )
+from semseg.kernels.permutohedral import finite
 
 Array = np.ndarray[Any, Any]
 
@@ -65,10 +66,10 @@ class DenseCRF:
                 f"the unary energy has shape {u.shape}, the CRF wants ({self._nlabels}, "
                 f"{self._nvar}): labels, pixels; reshape it"
             )
-        logits = -torch.from_numpy(np.ascontiguousarray(u.T, np.float32))
-        if not logits.isfinite().all():
+        energy = torch.from_numpy(np.require(u, np.float32, ["C", "W"]))
+        if not finite(energy):
             raise InputError("the unary energy holds NaN or infinity; clip probabilities first")
-        self._logits = logits
+        self._logits = torch.neg(energy.T, out=torch.empty(self._nvar, self._nlabels))
 
     def addPairwiseEnergy(
         self,
