@@ -15,6 +15,7 @@ from torch import nn
 
 from semseg import create_model, model_entry
 from semseg.core.checks import InputError
+from semseg.models.encoder_decoder.unet import MergedLevel
 from tests.models import support
 
 
@@ -103,6 +104,22 @@ def test_copies_of_unpadded_trunks_are_met() -> None:
         sizes = [tuple(f.shape[-2:]) for f in model.encoder(images)]
         assert sizes[0] == (45, 61), "not half of the image"
         assert model(images).shape == (1, 2, 96, 128)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "exact"), [("resnet18", True), ("test_resnet", True), ("legacy_xception", False)]
+)
+def test_enlarging_and_convolving_at_once_is_equal(encoder: str, exact: bool) -> None:
+    model = support.fill(create_model("unet", encoder=encoder, num_classes=3)).double().eval()
+    fused = model.fuse()
+    images = support.image(1, 3, 64, 96).double()
+    grown = []
+    for block in fused.decoder.blocks:
+        assert isinstance(block, MergedLevel)
+        block.grow.register_forward_hook(lambda *_: grown.append(1))
+    with torch.no_grad():
+        torch.testing.assert_close(fused(images), model(images), rtol=1e-9, atol=1e-9)
+    assert (len(grown) == 5) is exact
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from semseg.core.checks import InputError
 from semseg.encoders import build_encoder
@@ -45,6 +46,7 @@ from semseg.encoders.base import Encoder
 from semseg.models.base import ModelConfig, Published, SegmentationModel, register
 from semseg.nn.conv import conv_bn_relu
 from semseg.nn.init import he_normal_
+from semseg.nn.upsample import of_enlarged
 
 DECODER = {16: 256, 8: 128, 4: 64, 2: 32, 1: 16}
 """Channels of the decoder over an encoder, by stride."""
@@ -171,9 +173,7 @@ class Decoder(nn.Module):
         blocks = []
         for skip, cout in zip(self.skips, DECODER.values(), strict=True):
             copied = 0 if skip is None else encoder.channels[skip]
-            blocks.append(
-                nn.Sequential(conv_bn_relu(cin + copied, cout, 3), conv_bn_relu(cout, cout, 3))
-            )
+            blocks.append(Level(cin, copied, cout))
             cin = cout
         self.blocks = nn.ModuleList(blocks)
 
@@ -181,14 +181,64 @@ class Decoder(nn.Module):
         """Return ``(N, 16, H, W)`` from an encoder's features."""
         x = features[self.deepest]
         for block, skip in zip(self.blocks, self.skips, strict=True):
-            if skip is None:
-                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            else:
-                # to the copy's size: trunks with unpadded convolutions are not exactly at x2
-                x = F.interpolate(x, features[skip].shape[-2:], mode="nearest")
-                x = torch.cat([x, features[skip]], dim=1)
-            x = block(x)
+            x = block(x, None if skip is None else features[skip])
         return x
+
+
+class Level(nn.Sequential):
+    """Enlarging, copy, two conv-BN-ReLU: ``(N, cin, h, w) -> (N, cout, 2h, 2w)``.
+
+    Args:
+        cin: channels from the level below.
+        copied: channels of the copy; 0 for none.
+        cout: channels out.
+    """
+
+    def __init__(self, cin: int, copied: int, cout: int) -> None:
+        super().__init__(conv_bn_relu(cin + copied, cout, 3), conv_bn_relu(cout, cout, 3))
+        self.cin = cin
+
+    def forward(self, x: Tensor, copy: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Return the level, of the size of ``copy``, or twice as large as ``x``."""
+        out: Tensor = self[1](self[0](enlarged(x, copy)))
+        return out
+
+    def merged(self) -> MergedLevel:
+        """Return the equal level that enlarges by a transposed convolution, for prediction."""
+        return MergedLevel(self)
+
+
+class MergedLevel(nn.Module):
+    """:class:`Level` in eval mode with half of the products; see :func:`of_enlarged`."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        conv, norm = level.get_submodule("0.0"), level.get_submodule("0.1")
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        self.whole = fuse_conv_bn_eval(conv, norm)
+        self.grow = of_enlarged(self.whole, level.cin)
+        self.copied = self.whole.in_channels - level.cin
+        self.second = level.get_submodule("1")
+
+    def forward(self, x: Tensor, copy: Tensor | None) -> Tensor:
+        """Return the level."""
+        if copy is None:
+            first = self.grow(x)
+        elif copy.shape[-2:] == (2 * x.shape[-2], 2 * x.shape[-1]):
+            first = self.grow(x) + F.conv2d(copy, self.whole.weight[:, -self.copied :], padding=1)
+        else:
+            first = self.whole(enlarged(x, copy))
+        out: Tensor = self.second(F.relu(first))
+        return out
+
+
+def enlarged(x: Tensor, copy: Tensor | None) -> Tensor:
+    """Return ``x`` enlarged by nearest neighbour, before its copy where there is one."""
+    if copy is None:
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    # to the copy's size: trunks with unpadded convolutions are not exactly at x2
+    return torch.cat([F.interpolate(x, copy.shape[-2:], mode="nearest"), copy], dim=1)
 
 
 def double_conv(cin: int, cout: int) -> nn.Sequential:
