@@ -3,9 +3,9 @@
     python benchmarks/crf.py --oracle other/venv/bin/python --photographs data/camvid/val --out crf
 
 ``--oracle`` is a Python that can import pydensecrf; without it only our figures are given. Both
-sides run the same settings five times in processes of their own, in turn, and the least time of each
-counts: other work on the machine hardly shows. Images of the timing are smooth shades with noise,
-unaries are noise. Labels are compared on photographs, with unaries from their coarse colours.
+sides run the same settings five times in processes of their own, in turn, and the least time of
+each counts: other work on the machine hardly shows. Images of the timing are smooth shades with
+noise, unaries are noise. Labels are compared on photographs, with unaries from their coarse colours.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_two_processes_are_two_batches(recipe: dict[str, Any]) -> None:
     assert counts[0].sum() == counts[1].sum()
     assert results[1]["miou"] == pytest.approx(results[0]["miou"], abs=1e-3)
     weights = [load_file(f / "last.safetensors") for f in (one.folder, two)]
-    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-6)
     rows = [(f / "metrics.jsonl").read_text().splitlines() for f in (one.folder, two)]
     assert len(rows[0]) == len(rows[1]) == 3
     for a, b in zip(*rows, strict=True):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 import semseg
@@ -274,6 +276,20 @@ def test_recipes_that_do_not_fit(
 def test_missing_gpu_is_said(tiny: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"train\.device is cuda, but there is none"):
         train(tiny, overrides={"train.device": "cuda"})
+
+
+def test_split_parameters_are_refused(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = SimpleNamespace(distributed_type=DistributedType.FSDP, end_training=lambda: None)
+    monkeypatch.setattr("semseg.train.start._accelerator", lambda *given: launched)
+    with pytest.raises(InputError) as caught:
+        train(tiny)
+    assert str(caught.value) == (
+        "accelerate splits parameters between processes here (FSDP), which states and weights "
+        "files do not hold; launch with --multi_gpu instead, each network fits one GPU"
+    )
+    assert not Path(tiny["out"]).exists()
 
 
 def test_weights_of_other_classes_or_settings_are_refused(

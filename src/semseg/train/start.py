@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration
 
 from semseg.core.checks import InputError
 from semseg.train.checkpoint import Position
@@ -20,6 +20,9 @@ from semseg.train.progress import Display, StopSignals
 from semseg.train.sections import LoopConfig
 from semseg.train.session import Session, open_session
 from semseg.train.trackers import INSTALLED, Trackers
+
+SPLITTING = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+"""Ways to train in which no process holds all parameters."""
 
 
 def train(
@@ -52,6 +55,7 @@ def train(
     torch.set_flush_denormal(True)  # weights near zero otherwise slow a CPU down many times
     accelerator = _accelerator(config.train, config.folder)
     try:
+        _check_whole(accelerator)
         if accelerator.is_main_process:
             check_folder(config, resume=resume, overwrite=overwrite)
         with Display(accelerator.is_main_process) as display, StopSignals() as signals:
@@ -83,6 +87,15 @@ def _accelerator(config: LoopConfig, folder: Path) -> Accelerator:
         log_with=[name for name in config.trackers if INSTALLED[name]()] or None,
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "tensorboard")),
     )
+
+
+def _check_whole(accelerator: Accelerator) -> None:
+    """Refuse launches after which no process holds all parameters."""
+    if (kind := accelerator.distributed_type) in SPLITTING:
+        raise InputError(
+            f"accelerate splits parameters between processes here ({kind.value}), which states and "
+            "weights files do not hold; launch with --multi_gpu instead, each network fits one GPU"
+        )
 
 
 def _finish(session: Session, position: Position, display: Display) -> Run:
