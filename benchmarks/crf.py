@@ -5,7 +5,8 @@
 ``--oracle`` is a Python that can import pydensecrf; without it only our figures are given. Both
 sides run the same settings five times in processes of their own, in turn, and the least time of
 each counts: other work on the machine hardly shows. Images of the timing are smooth shades with
-noise, unaries are noise. Labels are compared on photographs, with unaries from their coarse colours.
+noise, unaries are noise. Labels are compared on photographs, with unaries from their coarse
+colours.
 """
 
 from __future__ import annotations
