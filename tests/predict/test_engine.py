@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 
 from semseg.core.checks import InputError, UnknownNameError
-from semseg.models import create_model
+from semseg.models import create_model, model_entry
 from semseg.predict import Predictor, backends
 from semseg.predict.backends import BACKENDS, Compile, Scores, choose
 from semseg.predict.decide import decide
 from semseg.predict.engine import MANY, SIZES, Engine, equal_share
-from tests.models.support import fill, image
+from tests.models.support import fill, image, images_for
 from tests.predict.conftest import LABELS, RULE, network, scene
 
 NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
@@ -88,7 +89,7 @@ def test_what_a_backend_returns_is_not_changed_by_the_next_image() -> None:
 
 SIGNALLED = """
 import os, signal, torch
-from semseg.models import create_model
+from semseg.models import create_model, model_entry
 from semseg.predict.backends import BACKENDS, Scores
 
 model = create_model("fcn_32s_vgg16", num_classes=3, width=4).eval()
@@ -110,6 +111,21 @@ def test_signals_are_handled_after_openvino() -> None:
         [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=240, check=False
     )
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+def test_a_network_that_cannot_be_converted_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("openvino")
+    entry = model_entry("crf_rnn_fcn_8s")
+    model = fill(create_model("crf_rnn_fcn_8s", **{**entry.small, "num_classes": 3})).eval()
+    engine = Engine(model, "auto")
+    with torch.inference_mode():
+        engine(model.pad(images_for(model)))
+    assert "is not possible" in engine.notes[0]
+    assert "\n" not in engine.notes[0]
+    assert capfd.readouterr() == ("", "")  # PyTorch would show the whole graph
+    assert logging.root.manager.disable == 0
 
 
 def test_a_network_that_enlarges_by_itself_gives_scores_of_full_size() -> None:

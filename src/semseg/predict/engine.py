@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from threading import RLock
 
 import torch
@@ -119,7 +122,8 @@ class Engine:
     ) -> tuple[Compute, Tensor] | None:
         what = f"{name} {precision} at {images.shape[-2]} x {images.shape[-1]}"
         try:
-            compute = self._ways[name, precision](images, self.streams)
+            with _silent():
+                compute = self._ways[name, precision](images, self.streams)
             logits = compute(images)
         except Exception as error:  # of a package's own kinds
             reason = first_line(error)
@@ -140,6 +144,18 @@ class Engine:
             told = f"{100 * share:.2f} % of the labels are those of fp32"
         self.notes.append(f"{what}: {told}{'' if good else ', so not taken'}")
         return (compute, logits) if good else None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep logs back: of a network that it cannot convert, PyTorch shows the whole graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _precisions(backend: str, precision: str) -> list[str]:
