@@ -37,6 +37,16 @@ def test_scores_of_all_and_the_best_first(runs: list[Path], tmp_path: Path) -> N
     assert "href=" not in page.replace('href="#', "")
 
 
+def test_intervals_of_those_that_have_one(runs: list[Path], tmp_path: Path) -> None:
+    old = Path(shutil.copytree(runs[1], tmp_path / "old"))
+    result = json.loads((old / "result.json").read_text())
+    low, high = (100 * bound for bound in result.pop("interval")["miou"])
+    (old / "result.json").write_text(json.dumps(result))
+    page = write_comparison([runs[1], old], tmp_path / "page.html").read_text()
+    assert page.count(f"<td>{low:.1f} – {high:.1f}</td>") == 1
+    assert page.count("<td>–</td>") == 1
+
+
 def test_the_highest_of_each_class_is_bold(runs: list[Path], tmp_path: Path) -> None:
     page = write_comparison(runs, tmp_path / "page.html").read_text()
     both = [json.loads((run / "result.json").read_text())["iou"] for run in runs]

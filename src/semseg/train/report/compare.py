@@ -11,7 +11,7 @@ from semseg.core.checks import InputError
 from semseg.core.files import write_text
 from semseg.core.labels import LabelMap
 from semseg.train.config import differences, load_recipe
-from semseg.train.report.page import read_json, read_rows, render
+from semseg.train.report.page import percent, read_json, read_rows, render
 from semseg.train.report.plots import curves
 
 SILENT = ("name", "out", "data.root", "data.workers", "train.device", "train.max_minutes")
@@ -29,6 +29,12 @@ class Held:
     data: dict[str, Any]
     labels: LabelMap
     changes: list[str]
+
+    @property
+    def interval(self) -> str:
+        """Bounds of the mIoU in percent; a dash for runs of older versions, which have none."""
+        low, high = self.result.get("interval", {"miou": (None, None)})["miou"]
+        return f"{percent(low)} – {percent(high)}" if low is not None else percent(None)
 
 
 def write_comparison(runs: Sequence[str | Path], out: Path) -> Path:
