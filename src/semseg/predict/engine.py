@@ -148,14 +148,16 @@ class Engine:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep logs back: of a network that it cannot convert, PyTorch shows the whole graph."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """Keep back what PyTorch logs and prints of a network it cannot convert: the whole graph."""
+    levels = [(handler, handler.level) for handler in logging.getLogger("torch").handlers]
+    for handler, _ in levels:
+        handler.setLevel(logging.CRITICAL + 1)
     try:
         with redirect_stderr(io.StringIO()):
             yield
     finally:
-        logging.disable(before)
+        for handler, level in levels:
+            handler.setLevel(level)
 
 
 def _precisions(backend: str, precision: str) -> list[str]:
