@@ -104,5 +104,10 @@ def fill_trunk(
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an error's message, or its kind where it has none.
+
+    Example:
+        >>> first_line(OSError("no such host.")), first_line(ValueError())
+        ('no such host', 'ValueError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
