@@ -53,7 +53,11 @@ def test_two_processes_are_two_batches(recipe: dict[str, Any]) -> None:
     assert results[0]["step"] == results[1]["step"]
     counts = [torch.tensor(result["confusion"]) for result in results]
     assert counts[0].sum() == counts[1].sum()
-    assert results[1]["miou"] == pytest.approx(results[0]["miou"], abs=1e-3)
+    assert results[1]["miou"] == pytest.approx(results[0]["miou"], abs=1e-4)
+    # every process counts its own images; the interval is over all of them
+    intervals = [result["interval"] for result in results]
+    assert intervals[1]["images"] == intervals[0]["images"] == 13
+    assert intervals[1]["miou"] == pytest.approx(intervals[0]["miou"], abs=1e-4)
     weights = [load_file(f / "last.safetensors") for f in (one.folder, two)]
     torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-6)
     rows = [(f / "metrics.jsonl").read_text().splitlines() for f in (one.folder, two)]

@@ -209,7 +209,7 @@ class Level(nn.Sequential):
 
 
 class MergedLevel(nn.Module):
-    """:class:`Level` in eval mode with half of the products; see :func:`of_enlarged`."""
+    """:class:`Level` in eval mode with fewer products; see :func:`of_enlarged`."""
 
     def __init__(self, level: Level) -> None:
         super().__init__()
