@@ -10,7 +10,6 @@ Needs Linux with glibc: what malloc has free is given back before the pass.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import platform
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from semseg.core.files import write_atomic
+from semseg.core.memory import give_back
 from semseg.models import create_model, list_models, model_entry
 
 SIZE = (1024, 1024)
@@ -38,7 +38,7 @@ def resident() -> int:
 
 def forget_peak() -> None:
     """Let the peak of resident memory start again from what is in use now."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from semseg.core.checks import FileError, InputError
 from semseg.core.labels import Label, LabelMap
 from semseg.core.preprocess import Preprocessing, ValueRange
-from semseg.predict import raster_output
+from semseg.predict import raster_output, rasters
 from semseg.predict.rasters import predict_raster
 from semseg.predict.tiles import tiled
 from semseg.predict.tiling import Tiling
@@ -74,6 +74,14 @@ class TestResult:
         assert (done.out, done.height, done.width) == (out, 150, 110)
         assert (done.resumed, done.tiles) == (0, 6)
         assert [p.name for p in out.parent.iterdir()] == ["out.tif"]
+
+    def test_freed_memory_goes_back_after_every_window(
+        self, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[bool] = []
+        monkeypatch.setattr(rasters, "give_back", lambda: calls.append(True))
+        done = predict_raster(network(), RULE, LABELS, image, tmp_path / "o.tif", TILING)
+        assert len(calls) == done.tiles == 6
 
     def test_one_sigmoid_channel(self, image: Path, tmp_path: Path) -> None:
         scores, labels = network(1), LabelMap.from_names(["no", "yes"])

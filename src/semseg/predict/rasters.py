@@ -21,6 +21,7 @@ from torch import Tensor
 
 from semseg.core.checks import InputError
 from semseg.core.labels import LabelMap
+from semseg.core.memory import give_back
 from semseg.core.preprocess import Preprocessing
 from semseg.predict.raster_files import Missing, Raster, open_raster
 from semseg.predict.raster_output import RowWriter, raw_ids
@@ -164,6 +165,7 @@ class _Ahead:
         """Return a window, and remember what is missing in this row of tiles."""
         place, loaded = self._coming.popleft()
         assert place == (y, x, height, width)
+        give_back()  # what the network freed since the last window; the peak depends on it
         self._next()
         image, missing = loaded.result()
         if y != self._top:
