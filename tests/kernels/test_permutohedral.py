@@ -204,7 +204,7 @@ class TestRefusals:
 
     def test_unknown_backend(self) -> None:
         assert self.refusal(torch.ones(2, 2), backend="cuda") == (
-            "backend is 'auto', 'torch' or 'numba', got 'cuda'"
+            "backend is 'auto', 'torch', 'numba' or 'triton', got 'cuda'"
         )
 
     def test_numba_for_float64(self) -> None:

@@ -1,7 +1,8 @@
 """The winning class of each pixel at full size, without the full-size logits.
 
 Where most of the picture is decided by the samples alone it is enlarged by lookup, see
-:mod:`semseg.kernels.cells`. Else all values are computed in strips that stay in the cache.
+:mod:`semseg.kernels.cells`. Else all values are computed in strips that stay in the cache. On a GPU
+with Triton one kernel computes everything, see ``argmax_triton.py``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from semseg.kernels.upsample import (
     strips,
     working_dtype,
 )
+from semseg.kernels.with_triton import triton_runs
 
 SMALL = 2**19
 """Values at full size up to which they are all made at once: preparing more costs more."""
@@ -94,14 +96,17 @@ def upsample_argmax(
     check_size("upsample_argmax", size)
     _check_dtype(dtype, logits.shape[1])
     labels = torch.empty(len(logits), *size, dtype=dtype, device=logits.device)
-    if not return_confidence:
-        for image, out in zip(logits, labels, strict=True):
-            _one_image(image, align_corners, out, None)
-        return labels
-    confidence = labels.new_empty(labels.shape, dtype=working_dtype(logits))
-    for image, out, sure in zip(logits, labels, confidence, strict=True):
-        _one_image(image, align_corners, out, sure)
-    return labels, confidence
+    sure = (
+        labels.new_empty(labels.shape, dtype=working_dtype(logits)) if return_confidence else None
+    )
+    if logits.shape[1] > 1 and logits.dtype != torch.float64 and triton_runs(logits.device):
+        from semseg.kernels.argmax_triton import fill
+
+        fill(logits, align_corners, labels, sure)
+    else:
+        for i, image in enumerate(logits):
+            _one_image(image, align_corners, labels[i], None if sure is None else sure[i])
+    return labels if sure is None else (labels, sure)
 
 
 def _one_image(x: Tensor, align_corners: bool, out: Tensor, sure: Tensor | None) -> None:

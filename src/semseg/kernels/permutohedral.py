@@ -26,11 +26,13 @@ from torch.autograd.function import once_differentiable
 
 from semseg.core.checks import InputError, SettingError
 from semseg.kernels.permutohedral_torch import Keys, TorchLattice
+from semseg.kernels.with_triton import triton_runs
 
 if TYPE_CHECKING:
     from semseg.kernels.permutohedral_cpu import CpuLattice
+    from semseg.kernels.permutohedral_triton import TritonLattice
 
-Backend = Literal["auto", "torch", "numba"]
+Backend = Literal["auto", "torch", "numba", "triton"]
 
 
 class Permutohedral:
@@ -40,11 +42,12 @@ class Permutohedral:
         features: ``(N, d)`` float32 or float64, divided by the widths of the Gaussian: one unit is
             one standard deviation. No gradient flows to them.
         backend: ``"torch"`` works on every device. ``"numba"`` is for float32 on a CPU, many times
-            as fast and needs the extra ``crf``. ``"auto"`` takes it where it can.
+            as fast and needs the extra ``crf``. ``"triton"`` is for float32 on a GPU.
+            ``"auto"`` takes the fastest that can be had.
 
     Raises:
         InputError: features of another shape or not finite, widths too small for the space they
-            span, or numba asked for where it cannot be had.
+            span, or a backend asked for where it cannot be had.
         SettingError: integer features.
 
     Example:
@@ -60,17 +63,19 @@ class Permutohedral:
         self.count, dims = features.shape
         self.dtype, self.device = features.dtype, features.device
         self.factor = 1 / (1 + 2.0**-dims)
-        if backend == "auto":
-            backend = "numba" if _fits_numba(features) and has_numba() else "torch"
-        self.backend = backend
+        self.backend = backend = _fastest(features) if backend == "auto" else backend
         keys = Keys.of(features)
-        self.lattice: TorchLattice | CpuLattice
-        if backend == "torch":
-            self.lattice = TorchLattice.of(features, keys)
-        else:
+        self.lattice: TorchLattice | CpuLattice | TritonLattice
+        if backend == "numba":
             from semseg.kernels.permutohedral_cpu import CpuLattice
 
             self.lattice = CpuLattice.of(features, keys)
+        elif backend == "triton":
+            from semseg.kernels.permutohedral_triton import TritonLattice
+
+            self.lattice = TritonLattice.of(features, keys)
+        else:
+            self.lattice = TorchLattice.of(features, keys)
 
     @property
     def points(self) -> int:
@@ -130,8 +135,20 @@ def has_numba() -> bool:
     return find_spec("numba") is not None
 
 
+def _fastest(features: Tensor) -> Backend:
+    if _fits_numba(features) and has_numba():
+        return "numba"
+    return "triton" if _fits_triton(features) and triton_runs(features.device) else "torch"
+
+
 def _fits_numba(features: Tensor) -> bool:
     return features.device.type == "cpu" and features.dtype == torch.float32
+
+
+def _fits_triton(features: Tensor) -> bool:
+    count, dims = features.shape
+    few = (dims + 1) * count < 2**31  # corners are numbered in 32 bits
+    return features.device.type == "cuda" and features.dtype == torch.float32 and few
 
 
 def _check(features: Tensor, backend: Backend) -> None:
@@ -148,7 +165,7 @@ def _check(features: Tensor, backend: Backend) -> None:
     if not finite(features):
         raise InputError("features of the lattice must be finite; they hold NaN or infinity")
     if backend not in get_args(Backend):
-        raise InputError(f"backend is 'auto', 'torch' or 'numba', got {backend!r}")
+        raise InputError(f"backend is 'auto', 'torch', 'numba' or 'triton', got {backend!r}")
     if backend == "numba" and not _fits_numba(features):
         raise InputError(
             f"numba filters float32 on a CPU, got {features.dtype} on {features.device}; "
@@ -156,3 +173,10 @@ def _check(features: Tensor, backend: Backend) -> None:
         )
     if backend == "numba" and not has_numba():
         raise InputError("numba is not installed; pip install 'semseg[crf]', or backend='torch'")
+    if backend == "triton" and not _fits_triton(features):
+        raise InputError(
+            f"triton filters up to 2**31 corners of pixels in float32 on a GPU, got "
+            f"{features.dtype} on {features.device}; use backend='torch'"
+        )
+    if backend == "triton" and not triton_runs(features.device):
+        raise InputError("triton does not work here; use backend='torch'")
