@@ -164,7 +164,10 @@ def _link(e: Entry) -> str:
 
 
 def camvid_results() -> str:
-    """Return one line per network that was trained on CamVid, best first."""
+    """Return one line per network that was trained on CamVid, best first.
+
+    Of several seeds it gives the mean, and the interval's lowest and highest end.
+    """
     lines = [
         "| network | epochs | val mIoU | 95 % interval | published, test mIoU |",
         "|---|---|---|---|---|",
@@ -174,10 +177,10 @@ def camvid_results() -> str:
     for name, run in sorted(runs.items(), key=lambda item: -item[1]["miou"]):
         known = [p for p in model_entry(name).published if p.dataset == "CamVid test"]
         paper = "; ".join(f"{p.miou} ({p.source})" for p in known) or "none for this form"
-        low, high = (f"{100 * x:.1f}" for x in run.get("interval_95", (float("nan"),) * 2))
-        score, spread = f"{100 * run['miou']:.1f}", f"{low} to {high}"
-        spread = "not drawn" if low == "nan" else spread
-        lines.append(f"| `{name}` | {run['epochs']} | {score} | {spread} | {paper} |")
+        ends = [end for seed in run.get("seeds", [run]) for end in seed["interval_95"]]
+        score, low, high = (f"{100 * x:.1f}" for x in (run["miou"], min(ends), max(ends)))
+        score += f", {len(run['seeds'])} seeds" if "seeds" in run else ""
+        lines.append(f"| `{name}` | {run['epochs']} | {score} | {low} to {high} | {paper} |")
     return "\n".join(lines)
 
 
