@@ -10,9 +10,9 @@ from typing import Any
 def give_back() -> bool:
     """Return freed memory to the system, and say whether there was any.
 
-    glibc keeps freed blocks below 32 MB for later. A network that asks for blocks of changing sizes
-    leaves holes between them that fit nothing, and a long run grows by them without limit. Where
-    the C library is another one, nothing is done.
+    glibc keeps freed blocks of some sizes for later. A network that asks for blocks of changing
+    sizes leaves holes between them that fit nothing, and a long run grows by them. Where the C
+    library is another one, nothing is done.
 
     Example:
         >>> give_back() in (True, False)

@@ -27,6 +27,12 @@ TILE = 1024
 
 
 @jit
+def places(row, lane, channels):
+    """Return where the values of rows lie, ``(ROWS, LANES)``; in 64 bits, there may be many."""
+    return row.to(tl.int64)[:, None] * channels + lane[None, :]
+
+
+@jit
 def add_pieces(
     values, pixels, shares, starts, out, count, channels,
     LENGTH: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
@@ -40,12 +46,12 @@ def add_pieces(
     total = tl.zeros([ROWS, LANES], tl.float32)
     for step in range(LENGTH):
         live = first + step < end
-        pixel = tl.load(pixels + first + step, mask=live, other=0).to(tl.int64)
+        pixel = tl.load(pixels + first + step, mask=live, other=0)
         share = tl.load(shares + first + step, mask=live, other=0.0)
         wanted = live[:, None] & (lane < channels)[None, :]
-        place = pixel[:, None] * channels + lane[None, :]
+        place = places(pixel, lane, channels)
         total += share[:, None] * tl.load(values + place, mask=wanted, other=0.0)
-    place = row.to(tl.int64)[:, None] * channels + lane[None, :]
+    place = places(row, lane, channels)
     tl.store(out + place, total, mask=used[:, None] & (lane < channels)[None, :])
 
 
@@ -63,9 +69,9 @@ def add_points(
     total = tl.zeros([ROWS, LANES], tl.float32)
     for step in range(tl.max(end - first, axis=0)):
         wanted = (first + step < end)[:, None] & (lane < channels)[None, :]
-        place = (first + step).to(tl.int64)[:, None] * channels + lane[None, :]
+        place = places(first + step, lane, channels)
         total += tl.load(sums + place, mask=wanted, other=0.0)
-    place = row.to(tl.int64)[:, None] * channels + lane[None, :]
+    place = places(row, lane, channels)
     tl.store(out + place, total, mask=used[:, None] & (lane < channels)[None, :])
 
 
@@ -78,13 +84,13 @@ def blur(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     lane = tl.arange(0, LANES)
     used, real = row < count, (lane < channels)[None, :]
-    one = tl.load(before + row, mask=used, other=0).to(tl.int64)
-    other = tl.load(after + row, mask=used, other=0).to(tl.int64)
-    place = row.to(tl.int64)[:, None] * channels + lane[None, :]
+    one = tl.load(before + row, mask=used, other=0)
+    other = tl.load(after + row, mask=used, other=0)
+    place = places(row, lane, channels)
     mask = used[:, None] & real
     total = tl.load(x + place, mask=mask, other=0.0)
-    near = one[:, None] * channels + lane[None, :]
-    far = other[:, None] * channels + lane[None, :]
+    near = places(one, lane, channels)
+    far = places(other, lane, channels)
     sides = tl.load(x + near, mask=mask & (one < count)[:, None], other=0.0)
     sides += tl.load(x + far, mask=mask & (other < count)[:, None], other=0.0)
     tl.store(out + place, total + sides / 2, mask=mask)
@@ -102,11 +108,11 @@ def read_pixels(
     mask = used[:, None] & (lane < channels)[None, :]
     total = tl.zeros([ROWS, LANES], tl.float32)
     for axis in range(AXES):
-        point = tl.load(offsets + axis * count + row, mask=used, other=0).to(tl.int64)
+        point = tl.load(offsets + axis * count + row, mask=used, other=0)
         share = tl.load(weights + axis * count + row, mask=used, other=0.0)
-        place = point[:, None] * channels + lane[None, :]
+        place = places(point, lane, channels)
         total += share[:, None] * tl.load(x + place, mask=mask, other=0.0)
-    place = row.to(tl.int64)[:, None] * channels + lane[None, :]
+    place = places(row, lane, channels)
     tl.store(out + place, total * factor, mask=mask)
 
 
